@@ -1,0 +1,30 @@
+# What every target of the project shares: warnings as errors, include path, sanitizer.
+#   mirrorcl_target(NAME)                 apply the project's compile options to a target
+#   mirrorcl_test(NAME SOURCES... LIBS...) a GoogleTest executable, registered with CTest
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+
+function(mirrorcl_target name)
+  target_compile_options(${name} PRIVATE -Wall -Wextra -Wconversion -Wshadow -Werror -fno-omit-frame-pointer)
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  if(MIRRORCL_SANITIZER)
+    target_compile_options(${name} PRIVATE -fsanitize=${MIRRORCL_SANITIZER})
+    target_link_options(${name} PUBLIC -fsanitize=${MIRRORCL_SANITIZER})
+    if(MIRRORCL_SANITIZER STREQUAL "undefined")
+      target_compile_options(${name} PRIVATE -fno-sanitize-recover=undefined)
+    endif()
+  endif()
+endfunction()
+
+function(mirrorcl_test name)
+  cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${T_SOURCES})
+  mirrorcl_target(${name})
+  target_link_libraries(${name} PRIVATE ${T_LIBS} GTest::gtest GTest::gtest_main Threads::Threads)
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                       PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS "${T_LABELS}")
+endfunction()
