@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <thread>
+
+#include "base/futex.h"
+#include "base/options.h"
+#include "base/paths.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace mirrorcl {
+namespace {
+
+TEST(ParseSize, TakesSuffixesAndRefusesRubbish) {
+  std::uint64_t bytes = 7;
+  EXPECT_TRUE(parse_size("64M", &bytes));
+  EXPECT_EQ(bytes, 64u << 20);
+  EXPECT_TRUE(parse_size("12", &bytes));
+  EXPECT_EQ(bytes, 12u);
+  for (const char* bad : {"", "M", "12Q", "12MB", "-1", "99999999999999999999", "20000000T"}) {
+    bytes = 7;
+    EXPECT_FALSE(parse_size(bad, &bytes)) << bad;
+    EXPECT_EQ(bytes, 7u) << bad;
+  }
+}
+
+TEST(Result, CarriesErrnoText) {
+  Result<int> result = fail_errno("open /nowhere", ENOENT);
+  ASSERT_FALSE(result.has_value());
+  EXPECT_EQ(result.error().code, ErrorCode::kSystem);
+  EXPECT_EQ(result.error().message, "open /nowhere: No such file or directory");
+}
+
+TEST(UniqueFd, ClosesOnce) {
+  int raw = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(raw, 0);
+  {
+    UniqueFd a(raw);
+    UniqueFd b(std::move(a));
+    EXPECT_FALSE(a);
+    EXPECT_EQ(b.get(), raw);
+  }
+  EXPECT_EQ(::fcntl(raw, F_GETFD), -1);
+}
+
+TEST(Futex, WakesAndTimesOut) {
+  FutexWord word{0};
+  EXPECT_EQ(futex_wait(&word, 0, 1'000'000), -ETIMEDOUT);
+  EXPECT_EQ(futex_wait(&word, 1), -EAGAIN);
+  std::thread waker([&] {
+    word = 1;
+    futex_wake(&word, 1);
+  });
+  while (word.load() == 0) futex_wait(&word, 0, 100'000'000);
+  waker.join();
+  EXPECT_EQ(word.load(), 1u);
+}
+
+TEST(RawSyscall, ReturnsNegativeErrno) { EXPECT_EQ(raw_syscall(SYS_close, -1), -EBADF); }
+
+TEST(PrivateFile, NamesTheFileInTheProjectsFolder) {
+  EXPECT_NE(private_file("mirrorcl-firmware").find("mirrorcl/mirrorcl-firmware"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mirrorcl

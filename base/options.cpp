@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/options.h"
+
+#include <charconv>
+#include <cstdlib>
+#include <string_view>
+
+#include "base/log.h"
+
+namespace mirrorcl {
+namespace {
+
+std::string environment(const char* name, const char* fallback = "") {
+  // The environment is read once, before any thread of the driver runs.
+  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe)
+  return value != nullptr ? value : fallback;
+}
+
+void read_size(const char* name, std::uint64_t* value) {
+  std::string text = environment(name);
+  if (!text.empty() && !parse_size(text, value)) log_warning("{}={} is not a size; ignored", name, text);
+}
+
+void read_number(const char* name, std::uint32_t* value) {
+  std::uint64_t wide = *value;
+  read_size(name, &wide);
+  *value = static_cast<std::uint32_t>(wide > UINT32_MAX ? UINT32_MAX : wide);
+}
+
+std::string default_cache_dir() {
+  std::string own = environment("MIRRORCL_CACHE_DIR");
+  if (!own.empty()) return own;
+  std::string xdg = environment("XDG_CACHE_HOME");
+  if (!xdg.empty()) return xdg + "/mirrorcl";
+  std::string home = environment("HOME");
+  return home.empty() ? std::string() : home + "/.cache/mirrorcl";
+}
+
+Options read_options() {
+  Options o;
+  o.log = environment("MIRRORCL_LOG", "warning");
+  read_number("MIRRORCL_COMPUTE_UNITS", &o.compute_units);
+  read_size("MIRRORCL_DEVICE_MEMORY", &o.device_memory);
+  read_number("MIRRORCL_SPIN_US", &o.spin_us);
+  o.library_dir = environment("MIRRORCL_LIBRARY_DIR");
+  o.pocl_library = environment("MIRRORCL_POCL");
+  o.cache_dir = default_cache_dir();
+  o.cache = environment("MIRRORCL_CACHE", "1") != "0";
+  if (environment("MIRRORCL_DISABLE", "0") != "0") o.disable_reason = "switched off by MIRRORCL_DISABLE";
+  return o;
+}
+
+}  // namespace
+
+const Options& options() {
+  static const Options* const instance = new Options(read_options());
+  return *instance;
+}
+
+bool parse_size(const std::string& text, std::uint64_t* bytes) {
+  std::uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || stop == text.data()) return false;
+  int shift = 0;
+  if (stop != end) {
+    switch (*stop++) {
+      case 'K': case 'k': shift = 10; break;
+      case 'M': case 'm': shift = 20; break;
+      case 'G': case 'g': shift = 30; break;
+      case 'T': case 't': shift = 40; break;
+      default: return false;
+    }
+  }
+  if (stop != end || (number << shift) >> shift != number) return false;
+  *bytes = number << shift;
+  return true;
+}
+
+}  // namespace mirrorcl

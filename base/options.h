@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every environment variable that MirrorCL reads, in one place (docs/options.md is the table for users). Read once, at the
+// first call of options().
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace mirrorcl {
+
+struct Options {
+  std::string log = "warning";          // MIRRORCL_LOG
+  std::uint32_t compute_units = 0;      // MIRRORCL_COMPUTE_UNITS: 0 = the CPUs this process may run on
+  std::uint64_t device_memory = 0;      // MIRRORCL_DEVICE_MEMORY: bytes (K, M, G suffixes); 0 = half of RAM
+  std::uint32_t spin_us = 50;           // MIRRORCL_SPIN_US: how long units and waits spin before they sleep
+  std::string library_dir;              // MIRRORCL_LIBRARY_DIR: where firmware and compiler service lie
+  std::string pocl_library;             // MIRRORCL_POCL: path of libpocl; empty = Debian's
+  std::string cache_dir;                // MIRRORCL_CACHE_DIR, else XDG_CACHE_HOME/mirrorcl, else ~/.cache/mirrorcl
+  bool cache = true;                    // MIRRORCL_CACHE=0 switches the compiler's disk cache off
+  std::string disable_reason;           // set when MIRRORCL_DISABLE=1: the platform offers no device
+};
+
+const Options& options();
+
+// "64M" -> 67108864. Returns false and leaves *bytes alone if `text` is not a number with an optional K, M, G or T.
+bool parse_size(const std::string& text, std::uint64_t* bytes);
+
+}  // namespace mirrorcl

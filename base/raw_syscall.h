@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// System calls without libc: for the firmware, which has none, and for the pinned threads of mirror/, which must not touch
+// libc's data or errno (both can lie in memory that migrates). The result is the kernel's own: >= 0, or -errno.
+#pragma once
+
+#include <sys/syscall.h>
+
+#include <type_traits>
+
+namespace mirrorcl {
+
+template <typename T>
+inline long syscall_argument(T value) noexcept {
+  if constexpr (std::is_pointer_v<T>) {
+    return reinterpret_cast<long>(value);
+  } else if constexpr (std::is_null_pointer_v<T>) {
+    return 0;
+  } else {
+    return static_cast<long>(value);
+  }
+}
+
+inline long raw_syscall6(long number, long a, long b, long c, long d, long e, long f) noexcept {
+  long result;
+  register long r10 asm("r10") = d;
+  register long r8 asm("r8") = e;
+  register long r9 asm("r9") = f;
+  asm volatile("syscall"
+               : "=a"(result)
+               : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+               : "rcx", "r11", "memory");
+  return result;
+}
+
+template <typename A = long, typename B = long, typename C = long, typename D = long, typename E = long,
+          typename F = long>
+inline long raw_syscall(long number, A a = 0, B b = 0, C c = 0, D d = 0, E e = 0, F f = 0) noexcept {
+  return raw_syscall6(number, syscall_argument(a), syscall_argument(b), syscall_argument(c), syscall_argument(d),
+                      syscall_argument(e), syscall_argument(f));
+}
+
+}  // namespace mirrorcl
