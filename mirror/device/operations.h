@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// What mirror/ asks of a device: the operations table of its MMU and memory (after GMEM's driver table and HMM's hooks).
+// mirror/ knows no device beyond this; a new MMU backend is one implementation of DeviceOperations.
+//
+// Device memory is addressed by the virtual address of the page it backs. A device page exists from copy_in or zero_fill until
+// unmap; a mapping (PTE) of it is installed by map and removed by unmap. Residency and mapping are thus separate.
+//
+// Locking: all calls but the capability queries are made by the mirror's service thread only. They must not touch memory that
+// can migrate, must not allocate with malloc, and must not wait for the application. Results are 0 or -errno; -EAGAIN
+// means that host events must be drained first, then the call repeated.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "device/packet.h"
+
+namespace mirrorcl::mirror {
+
+// Page aligned.
+struct Range {
+  std::uint64_t start;  // address
+  std::uint64_t size;   // bytes
+  constexpr std::uint64_t end() const { return start + size; }
+};
+
+enum class Access : std::uint8_t { kNone, kRead, kReadWrite };
+
+struct DeviceFault {
+  std::uint64_t address;    // page aligned
+  Access access;            // what the device tried
+  bool protection;          // a mapping existed but was read-only
+  std::uint32_t requester;  // opaque to the mirror; names the unit to fail()
+};
+
+struct DeviceCapabilities {
+  bool memory_cpu_mappable;    // memory_fd() can be mapped by the CPU: pages may become coherent
+  bool native_atomics;         // device atomics are coherent with the CPU's on a coherent page
+  std::uint64_t memory_size;   // bytes that may be resident at once
+};
+
+class DeviceOperations {
+ public:
+  virtual ~DeviceOperations() = default;
+
+  virtual DeviceCapabilities capabilities() const noexcept = 0;
+
+  // A file whose offset equals the virtual address, or -1 if the CPU cannot map device memory.
+  virtual int memory_fd() const noexcept = 0;
+
+  // Readable when next_faults has something to return. Changes when the device restarts.
+  virtual int fault_fd() const noexcept = 0;
+  // Takes up to faults.size() pending faults without blocking; returns their number, or -errno.
+  virtual int next_faults(std::span<DeviceFault> faults) noexcept = 0;
+
+  // Readable once the device is gone (a pidfd); on_lost() is then called once: it fails whatever the device was running.
+  // Device memory and the calls on it stay valid; map and protect become no-ops that return 0 until the device restarts.
+  virtual int lost_fd() const noexcept = 0;
+  virtual void on_lost() noexcept = 0;
+
+  // Fills device memory of `range` from `source` (host memory, range.size bytes). -EFAULT if source cannot be read.
+  virtual int copy_in(Range range, const void* source) noexcept = 0;
+  // Makes `range` zero-filled device memory where no device page exists yet; existing pages keep their contents.
+  virtual int zero_fill(Range range) noexcept = 0;
+  // Reads device memory into `destination` (pinned memory).
+  virtual int copy_out(Range range, void* destination) noexcept = 0;
+
+  // Installs mappings for existing device pages of `range` and replays accesses that wait on them. Pages already mapped
+  // are left alone; kRead installs them write-protected.
+  virtual int map(Range range, Access access) noexcept = 0;
+  // Changes existing mappings; kRead makes later writes fault, kReadWrite lets them through and replays waiting ones.
+  virtual int protect(Range range, Access access) noexcept = 0;
+  // Removes mappings and frees the device pages; translation caches are flushed on return.
+  virtual int unmap(Range range) noexcept = 0;
+  // Retries accesses that wait on `range` without changing any mapping.
+  virtual int replay(Range range) noexcept = 0;
+  // Ends the access with an error: the work-group that made it is aborted and its command fails.
+  virtual int fail(const DeviceFault& fault, device::FaultKind kind) noexcept = 0;
+};
+
+}  // namespace mirrorcl::mirror

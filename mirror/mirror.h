@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mirror: keeps a device's view of the application's address space equal to the application's own. It answers device page
+// faults by migrating or mapping pages, answers CPU faults on pages that are away, applies the host's address-space
+// events, and makes pages that go back and forth coherent. No OpenCL in it.
+//
+// Usage: start() once per process, attach() a device, call drain_events() before each launch. Everything else happens by itself in the
+// service thread. Start is refused with a reason where the kernel or the permissions do not allow it.
+#pragma once
+
+#include <memory>
+
+#include "base/result.h"
+#include "mirror/device/operations.h"
+#include "mirror/statistics.h"
+
+namespace mirrorcl::mirror {
+
+struct MirrorOptions {
+  // A page that returned to the host this often within `coherent_window_ms` becomes coherent at its next return.
+  std::uint32_t coherent_after_returns = 2;
+  std::uint32_t coherent_window_ms = 100;
+  // Share of a region, in percent, that must be resident or faulting on a device for the whole region to migrate.
+  std::uint32_t density_percent = 51;
+};
+
+class Mirror {
+ public:
+  // Says whether this kernel and these permissions allow a mirror, without starting anything: void, or the reason in one
+  // sentence that also says how to grant what is missing. Takes well under a millisecond.
+  static Result<void> probe();
+
+  // Reserves the window (once per process), starts the service thread and the host agent. The mirror lives as long as
+  // the process does.
+  static Result<std::unique_ptr<Mirror>> start(const MirrorOptions& options = {});
+  virtual ~Mirror() = default;
+
+  // Serves `device` from now on. The device must outlive the mirror or be detached. A restarted device (new fault_fd and
+  // lost_fd) is attached again; its mappings are rebuilt by faults.
+  virtual Result<void> attach(DeviceOperations& device) = 0;
+
+  // Returns once every host event whose system call has returned to its caller has been applied. Costs one atomic load when
+  // there is none. Call before each launch.
+  virtual void drain_events() noexcept = 0;
+
+  // Drops the read-only snapshots of unmirrorable memory, so that the next launch sees its present contents.
+  virtual void drop_snapshots() noexcept = 0;
+
+  // Brings every page of `range` home to the host and forgets its blocks; used before fork and by a buffer's owner.
+  virtual void bring_home(Range range) noexcept = 0;
+  // Brings everything home and holds device faults until release_hold(). The host owns all pages meanwhile. Nests.
+  virtual void hold_home() noexcept = 0;
+  virtual void release_hold() noexcept = 0;
+
+  // Memory that is coherent from birth (SVM and buffer allocations) is none of the mirror's business: the device never
+  // faults on it. Nothing to call.
+
+  virtual Statistics statistics() const noexcept = 0;
+};
+
+}  // namespace mirrorcl::mirror
