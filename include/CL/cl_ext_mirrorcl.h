@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* MirrorCL's own extension of OpenCL: what the mirror has done on behalf of a device. */
+#ifndef CL_EXT_MIRRORCL_H_
+#define CL_EXT_MIRRORCL_H_
+
+#include <CL/cl.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/***************************************************************
+ * cl_mirrorcl_statistics
+ *
+ * Counts page faults, migrations and replays. Counters start at zero when the device starts and only grow; take the difference
+ * of two readings. Reading costs no system call and may be done while kernels run.
+ ***************************************************************/
+#define cl_mirrorcl_statistics 1
+#define CL_MIRRORCL_STATISTICS_EXTENSION_NAME "cl_mirrorcl_statistics"
+
+/* May grow at the end in later versions; existing members stay. */
+typedef struct _cl_mirror_statistics_mirrorcl {
+  cl_ulong device_faults;        /* page faults of the device that were served */
+  cl_ulong device_faults_failed; /* page faults of the device that ended in an error */
+  cl_ulong cpu_faults;           /* page faults of the application's threads on pages away from the host */
+  cl_ulong replays;              /* device accesses released after service */
+  cl_ulong pages_to_device;      /* pages (4 KiB) whose contents were copied to device memory */
+  cl_ulong bytes_to_device;
+  cl_ulong pages_zero_filled; /* pages the host had never touched, given to the device without a copy */
+  cl_ulong pages_to_host;     /* pages copied back */
+  cl_ulong bytes_to_host;
+  cl_ulong coherent_upgrades; /* pages mapped for both sides because they went back and forth */
+  cl_ulong snapshot_pages;    /* read-only copies of memory that cannot be mirrored (private file mappings) */
+  cl_ulong events_unmap;      /* changes of the host's address space that were applied */
+  cl_ulong events_remap;
+  cl_ulong events_remove;
+  cl_ulong retries;       /* operations repeated because such a change came between */
+  cl_ulong device_losses; /* times the device process died */
+} cl_mirror_statistics_mirrorcl;
+
+/*
+ * Writes the first `size` bytes of the device's statistics to `statistics` (may be NULL), and the size this driver knows to
+ * `size_ret` (may be NULL). An application built against an older, shorter structure works: it gets what it asks for. Before the
+ * device has started all counters are zero.
+ *
+ * CL_INVALID_DEVICE  if `device` is not a valid device of this platform.
+ * CL_INVALID_VALUE   if `size` is greater than the size this driver knows and `statistics` is not NULL, or if both
+ *                    pointers are NULL.
+ *
+ * Found with clGetExtensionFunctionAddressForPlatform(platform, "clGetMirrorStatisticsMIRRORCL").
+ */
+typedef cl_int(CL_API_CALL* clGetMirrorStatisticsMIRRORCL_fn)(cl_device_id device, size_t size,
+                                                              cl_mirror_statistics_mirrorcl* statistics,
+                                                              size_t* size_ret);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CL_EXT_MIRRORCL_H_ */
