@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device as OpenCL shows it: what the machine offers, what the driver can do, and whether it can be had at all.
+#pragma once
+
+#include <CL/cl.h>
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "icd/core/object.h"
+
+namespace mirrorcl::icd {
+
+class Runtime;
+
+// Facts about the machine, read once, at the first question.
+struct DeviceFacts {
+  std::string name;       // of the processor
+  std::string vendor;     // of the processor
+  cl_uint vendor_id = 0;  // PCI vendor id of the processor's maker, 0 if unknown
+  cl_uint compute_units = 1;
+  cl_uint clock_mhz = 0;           // 0: the machine does not tell
+  cl_ulong memory_size = 0;        // bytes that may be resident on the device
+  cl_ulong cache_size = 0;         // bytes of the largest cache
+  cl_uint cache_line_size = 64;    // bytes
+  cl_ulong local_memory_size = 0;  // bytes of local memory that a work-group may use
+};
+
+}  // namespace mirrorcl::icd
+
+struct _cl_device_id : mirrorcl::icd::Object<_cl_device_id> {
+ public:
+  explicit _cl_device_id(_cl_platform_id* platform) noexcept;
+
+  _cl_platform_id* platform() const noexcept { return platform_; }
+  const mirrorcl::icd::DeviceFacts& facts();
+
+  // Void if the device can run kernels here (asked without starting anything), else the reason in one sentence.
+  const mirrorcl::Result<void>& availability();
+  // The same for the compiler.
+  const mirrorcl::Result<void>& compiler_availability();
+  // CL_DEVICE_VERSION: "OpenCL 3.0 MirrorCL 0.1.0", and in parentheses what is not available and why.
+  std::string version();
+
+  // The running device with the mirror behind it; starts everything at the first call of the process.
+  mirrorcl::Result<mirrorcl::icd::Runtime*> runtime();
+
+  static constexpr cl_ulong kMaxWorkGroupSize = 4096;
+  static constexpr cl_uint kMaxDimensions = 3;
+  static constexpr std::size_t kMaxParameterSize = 4096;  // bytes of all arguments of a kernel
+
+ private:
+  friend struct _cl_platform_id;
+
+  _cl_platform_id* platform_;
+  std::mutex mutex_;
+  // Filled at the first question; guarded by mutex_ until then.
+  std::optional<mirrorcl::icd::DeviceFacts> facts_;
+  std::optional<mirrorcl::Result<void>> availability_;
+  std::optional<mirrorcl::Result<void>> compiler_availability_;
+};
