@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/spawn.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+
+#include "base/raw_syscall.h"
+
+namespace mirrorcl {
+namespace {
+
+// The kernel's own layout of struct sigaction, which differs from libc's.
+struct KernelSigaction {
+  void (*handler)(int);
+  unsigned long flags;
+  void (*restorer)();
+  std::uint64_t mask;
+};
+
+constexpr std::size_t kChildStack = 32 * 1024;
+
+// What the two children read and write. They share the caller's memory while it is suspended (CLONE_VFORK), and use
+// only raw system calls: libc's errno and locks are the caller's.
+struct SpawnContext {
+  const char* path;
+  char* const* argv;
+  char* const* environment;
+  const int* fds;
+  int fd_count;
+  char* process_stack;  // top
+  int pid = -1;
+  int pidfd = -1;
+  int error = 0;
+  const char* failed_call = nullptr;
+};
+
+int fail_child(SpawnContext* context, const char* call, long result) {
+  context->failed_call = call;
+  context->error = static_cast<int>(-result);
+  raw_syscall(SYS_exit, 127);
+  return 127;
+}
+
+int become_process(void* argument) {
+  auto* context = static_cast<SpawnContext*>(argument);
+  // Above every target number first, so that no dup3 overwrites a source still needed. This process has its own table.
+  int sources[16];
+  for (int i = 0; i < context->fd_count; ++i) {
+    long source = context->fds[i];
+    if (source < 0) source = raw_syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
+    if (source < 0) return fail_child(context, "open /dev/null", source);
+    long high = raw_syscall(SYS_fcntl, source, F_DUPFD_CLOEXEC, 64);
+    if (high < 0) return fail_child(context, "fcntl(F_DUPFD_CLOEXEC)", high);
+    sources[i] = static_cast<int>(high);
+  }
+  for (int i = 0; i < context->fd_count; ++i) {
+    long result = raw_syscall(SYS_dup3, sources[i], i, 0);
+    if (result < 0) return fail_child(context, "dup3", result);
+  }
+  if (long result = raw_syscall(SYS_close_range, context->fd_count, ~0U, 0); result < 0) {
+    return fail_child(context, "close_range", result);
+  }
+  // Defaults before unblocking: the application's handlers must not run here.
+  KernelSigaction fallback{};
+  for (int number = 1; number <= 64; ++number) raw_syscall(SYS_rt_sigaction, number, &fallback, nullptr, 8);
+  std::uint64_t none = 0;
+  raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, 8);
+  return fail_child(context, "execve", raw_syscall(SYS_execve, context->path, context->argv, context->environment));
+}
+
+int become_intermediate(void* argument) {
+  auto* context = static_cast<SpawnContext*>(argument);
+  // The pidfd lands in the caller's descriptor table, which this child shares; it is close-on-exec by birth.
+  int result = clone(become_process, context->process_stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD, argument,
+                     &context->pidfd, nullptr, nullptr);
+  if (result < 0) return fail_child(context, "clone", -errno);
+  context->pid = result;
+  return 0;
+}
+
+std::string field_of(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.compare(0, key.size(), key) == 0) return line.substr(key.size());
+  }
+  return {};
+}
+
+// Until init reaps it: the last field of /proc/PID/stat.
+bool exit_status_of_zombie(int pidfd, int* status) {
+  std::string pid = field_of("/proc/self/fdinfo/" + std::to_string(pidfd), "Pid:\t");
+  if (pid.empty() || pid == "-1") return false;
+  std::ifstream file("/proc/" + pid + "/stat");
+  std::string line;
+  if (!std::getline(file, line)) return false;
+  std::size_t name_end = line.rfind(") ");  // the name before it may hold anything
+  std::size_t last = line.rfind(' ');
+  if (name_end == std::string::npos || line[name_end + 2] != 'Z') return false;
+  *status = std::atoi(line.c_str() + last);
+  return true;
+}
+
+// Afterwards: the pidfd itself, from Linux 6.15.
+bool exit_status_of_reaped(int pidfd, int* status) {
+  struct PidfdInfo {  // the first 64 bytes of struct pidfd_info, which Debian 12's headers lack
+    std::uint64_t mask;
+    std::uint64_t cgroup_id;
+    std::uint32_t pid_tgid_ppid[3];
+    std::uint32_t user_and_group_ids[8];
+    std::int32_t exit_code;
+  };
+  static_assert(sizeof(PidfdInfo) == 64);
+  constexpr std::uint64_t kExitStatus = 1U << 3;
+  PidfdInfo info{};
+  info.mask = kExitStatus;
+  if (ioctl(pidfd, _IOWR(0xFF, 11, PidfdInfo), &info) < 0 || (info.mask & kExitStatus) == 0) return false;
+  *status = info.exit_code;
+  return true;
+}
+
+}  // namespace
+
+Result<SpawnedProcess> spawn_detached(const std::string& path, const std::vector<std::string>& arguments,
+                                      std::span<const int> fds) {
+  if (fds.size() > 16) return fail(ErrorCode::kInvalidArgument, "more than 16 descriptors to pass");
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+
+  auto* stacks =
+      static_cast<char*>(mmap(nullptr, 2 * kChildStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (stacks == MAP_FAILED) return fail_errno("mmap of a child's stack", errno);
+  Mapping stacks_owner(stacks, 2 * kChildStack);
+
+  SpawnContext context{};
+  context.path = path.c_str();
+  context.argv = argv.data();
+  context.environment = environ;
+  context.fds = fds.data();
+  context.fd_count = static_cast<int>(fds.size());
+  context.process_stack = stacks + 2 * kChildStack;
+  context.pid = -1;
+  context.pidfd = -1;
+
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int saved_errno = errno;
+  // No exit signal: only __WALL and __WCLONE waits see this child.
+  int intermediate = clone(become_intermediate, stacks + kChildStack, CLONE_VM | CLONE_VFORK | CLONE_FILES, &context);
+  int clone_errno = errno;
+  if (intermediate > 0) {
+    // ECHILD: a thread of the application has reaped it with a __WALL wait of its own; all is in `context` already.
+    while (waitpid(intermediate, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+  }
+  errno = saved_errno;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+
+  if (intermediate < 0) return fail_errno("clone", clone_errno);
+  SpawnedProcess process;
+  process.pid = context.pid;
+  process.pidfd.reset(context.pidfd);
+  if (context.error != 0) return fail_errno(fmt::format("{}: {}", path, context.failed_call), context.error);
+  return process;
+}
+
+std::string describe_exit(int pidfd, int timeout_ms) {
+  pollfd watched{pidfd, POLLIN, 0};
+  while (poll(&watched, 1, timeout_ms) < 0 && errno == EINTR) {
+  }
+  for (int attempt = 0; attempt < 50; ++attempt) {
+    int status = 0;
+    if (exit_status_of_zombie(pidfd, &status) || exit_status_of_reaped(pidfd, &status)) {
+      if (WIFEXITED(status)) return fmt::format("exited with status {}", WEXITSTATUS(status));
+      if (const char* name = sigabbrev_np(WTERMSIG(status))) return fmt::format("killed by SIG{}", name);
+      return fmt::format("killed by signal {}", WTERMSIG(status));
+    }
+    poll(nullptr, 0, 1);
+  }
+  return "ended";
+}
+
+}  // namespace mirrorcl

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starts the driver's own processes (device process, compiler service) so that the application cannot notice them: no
+// SIGCHLD, nothing for its wait() to return, no descriptor of its own inherited by them.
+#pragma once
+
+#include <sys/types.h>
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace mirrorcl {
+
+struct SpawnedProcess {
+  pid_t pid = -1;
+  UniqueFd pidfd;  // readable once the process has ended
+};
+
+// Runs `path` with `arguments` (the first one is its name) as an orphan. fds[i] becomes its descriptor i (-1:
+// /dev/null); every other descriptor is closed in it, its signals are unblocked and at their defaults. It is a child of
+// init, or of the nearest subreaper, from the start, so that nobody waits for it here. Async-signals of the caller are
+// held off meanwhile.
+//
+// How: an intermediate child shares the caller's memory and descriptors (CLONE_VM | CLONE_FILES, so that no page table
+// is copied however large the application is) and has no exit signal; it starts the process and exits, and is reaped
+// here.
+//
+// Errors: kSystem, with the call that failed; a missing file is found at exec.
+Result<SpawnedProcess> spawn_detached(const std::string& path, const std::vector<std::string>& arguments,
+                                      std::span<const int> fds);
+
+// Why the process of `pidfd` has ended: "killed by SIGSEGV", "exited with status 3", or "ended" where nothing tells
+// (reaped by init before this call, Linux before 6.15). Waits up to `timeout_ms` for its end.
+std::string describe_exit(int pidfd, int timeout_ms);
+
+}  // namespace mirrorcl

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/spawn.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <string>
+
+namespace mirrorcl {
+namespace {
+
+std::string read_all(int fd) {
+  std::string text;
+  char buffer[4096];
+  for (ssize_t got; (got = read(fd, buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<std::size_t>(got));
+  return text;
+}
+
+struct Pipe {
+  UniqueFd out, in;
+  Pipe() {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    out.reset(ends[0]);
+    in.reset(ends[1]);
+  }
+};
+
+TEST(spawn, passes_descriptors_at_fixed_numbers_and_closes_every_other) {
+  Pipe pipe;
+  int leaked = dup(pipe.out.get());  // not close-on-exec, as an application's descriptors may be
+  std::array<int, 3> fds{-1, pipe.in.get(), -1};
+  auto process = spawn_detached("/bin/sh", {"sh", "-c", "echo $0; ls -1 /proc/self/fd | tr '\\n' ' '", "hello"}, fds);
+  ASSERT_TRUE(process.has_value()) << process.error().message;
+  EXPECT_GT(process->pid, 0);
+  pipe.in.reset();
+  std::string text = read_all(pipe.out.get());
+  EXPECT_EQ(text, "hello\n0 1 2 3 ");  // 3: the folder that ls reads
+  close(leaked);
+}
+
+TEST(spawn, leaves_nothing_for_the_applications_wait) {
+  std::array<int, 3> fds{-1, -1, -1};
+  auto process = spawn_detached("/bin/true", {"true"}, fds);
+  ASSERT_TRUE(process.has_value()) << process.error().message;
+  describe_exit(process->pidfd.get(), 5000);
+  errno = 0;
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
+  EXPECT_EQ(errno, ECHILD);
+  errno = 0;
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG | __WALL), -1);
+  EXPECT_EQ(errno, ECHILD);
+}
+
+TEST(spawn, starts_with_signals_unblocked_although_the_caller_blocks_them) {
+  sigset_t blocked, before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  Pipe pipe;
+  std::array<int, 3> fds{-1, pipe.in.get(), -1};
+  auto process = spawn_detached("/bin/grep", {"grep", "SigBlk", "/proc/self/status"}, fds);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  ASSERT_TRUE(process.has_value()) << process.error().message;
+  pipe.in.reset();
+  EXPECT_EQ(read_all(pipe.out.get()), "SigBlk:\t0000000000000000\n");
+}
+
+TEST(spawn, names_the_failed_call_and_the_file) {
+  std::array<int, 3> fds{-1, -1, -1};
+  auto process = spawn_detached("/nonexistent/mirrorcl", {"mirrorcl"}, fds);
+  ASSERT_FALSE(process.has_value());
+  EXPECT_EQ(process.error().code, ErrorCode::kSystem);
+  EXPECT_NE(process.error().message.find("/nonexistent/mirrorcl: execve"), std::string::npos)
+      << process.error().message;
+  EXPECT_NE(process.error().message.find("No such file"), std::string::npos) << process.error().message;
+}
+
+TEST(spawn, tells_how_a_process_ended) {
+  std::array<int, 3> fds{-1, -1, -1};
+  auto process = spawn_detached("/bin/sleep", {"sleep", "100"}, fds);
+  ASSERT_TRUE(process.has_value()) << process.error().message;
+  ASSERT_EQ(kill(process->pid, SIGKILL), 0);
+  std::string reason = describe_exit(process->pidfd.get(), 5000);
+  EXPECT_EQ(reason.substr(0, 17), "killed by SIGKILL");
+}
+
+}  // namespace
+}  // namespace mirrorcl
