@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// What it costs to move 256 MiB of malloc'd memory to the device at a kernel's first touch, and home at the CPU's,
+// beside a memcpy into memory that was never touched. Both sides' time to work on resident memory is taken off.
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "bench/report.h"
+#include "bench/samples.h"
+
+namespace mirrorcl::bench {
+
+namespace {
+
+constexpr std::size_t kBytes = std::size_t{256} << 20;
+constexpr std::size_t kWords = kBytes / sizeof(std::uint64_t);
+
+const char* const kSource = R"(
+  kernel void increment(global ulong* words) { words[get_global_id(0)]++; })";
+
+using Words = std::unique_ptr<std::uint64_t[], decltype(&std::free)>;
+
+Words touched_memory() {
+  Words words(static_cast<std::uint64_t*>(std::malloc(kBytes)), std::free);
+  for (std::size_t i = 0; i < kWords; i++) words[i] = i;
+  return words;
+}
+
+std::uint64_t sum_of(const Words& words) {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < kWords; i++) sum += words[i];
+  return sum;
+}
+
+struct RoundTrip {
+  double to_device;
+  double to_host;
+};
+
+RoundTrip measure(Platform& platform) {
+  cl_kernel kernel = platform.kernel(kSource, "increment");
+  const Words words = touched_memory();
+  platform.set_pointers(kernel, {words.get()});
+  const auto run = [&] {
+    platform.enqueue(kernel, {kWords, 256});
+    platform.finish();
+  };
+  const double first = time_of(run);
+  const double resident = std::min(time_of(run), time_of(run));
+  std::uint64_t sum = 0;
+  const double first_home = time_of([&] { sum = sum_of(words); });
+  expect(sum == kWords * (kWords - 1) / 2 + 3 * kWords, "sum of the words after three kernels");
+  const double home = time_of([&] { benchmark::DoNotOptimize(sum_of(words)); });
+  return {first - resident, first_home - home};
+}
+
+}  // namespace
+
+void add_migration_benchmarks(const Setup& setup) {
+  if (setup.mirrorcl != nullptr) {
+    setup.add("migration/to_device", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
+      return {measure(device).to_device, kBytes};
+    });
+    setup.add("migration/to_host", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
+      return {measure(device).to_host, kBytes};
+    });
+  }
+  setup.add("migration/memcpy_to_fresh", benchmark::kMillisecond, []() -> Measurement {
+    const Words from = touched_memory();
+    const Words to(static_cast<std::uint64_t*>(std::malloc(kBytes)), std::free);
+    const double seconds = time_of([&] { std::memcpy(to.get(), from.get(), kBytes); });
+    expect(to[kWords - 1] == kWords - 1, "memcpy");
+    return {seconds, kBytes};
+  });
+  setup.report.add_row({"256 MiB of malloc'd memory to the device / memcpy to fresh", "migration/to_device",
+                        "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 1.0});
+  setup.report.add_row({"the same 256 MiB back to the CPU / memcpy to fresh", "migration/to_host",
+                        "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kNone, 0});
+}
+
+}  // namespace mirrorcl::bench
