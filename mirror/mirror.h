@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mirror: keeps a device's view of the application's address space equal to the application's own. It answers device page
-// faults by migrating or mapping pages, answers CPU faults on pages that are away, applies the host's address-space
-// events, and makes pages that go back and forth coherent. No OpenCL in it.
+// The mirror: keeps a device's view of the application's address space equal to the application's own. It answers
+// device page faults by migrating or mapping pages, answers CPU faults on pages that are away, applies the host's
+// address-space events, and makes pages that go back and forth coherent. No OpenCL in it.
 //
-// Usage: start() once per process, attach() a device, call drain_events() before each launch. Everything else happens by itself in the
-// service thread. Start is refused with a reason where the kernel or the permissions do not allow it.
+// Usage: start() once per process, attach() a device, call drain_events() before each launch. Everything else happens
+// by itself in the service thread. Start is refused with a reason where the kernel or the permissions do not allow it.
 #pragma once
 
 #include <memory>
@@ -25,8 +25,8 @@ struct MirrorOptions {
 
 class Mirror {
  public:
-  // Says whether this kernel and these permissions allow a mirror, without starting anything: void, or the reason in one
-  // sentence that also says how to grant what is missing. Takes well under a millisecond.
+  // Says whether this kernel and these permissions allow a mirror, without starting anything: void, or the reason in
+  // one sentence that also says how to grant what is missing. Takes well under a millisecond.
   static Result<void> probe();
 
   // Reserves the window (once per process), starts the service thread and the host agent. The mirror lives as long as
@@ -34,12 +34,12 @@ class Mirror {
   static Result<std::unique_ptr<Mirror>> start(const MirrorOptions& options = {});
   virtual ~Mirror() = default;
 
-  // Serves `device` from now on. The device must outlive the mirror or be detached. A restarted device (new fault_fd and
-  // lost_fd) is attached again; its mappings are rebuilt by faults.
+  // Serves `device` from now on. The device must outlive the mirror or be detached. A restarted device (new fault_fd
+  // and lost_fd) is attached again; its mappings are rebuilt by faults.
   virtual Result<void> attach(DeviceOperations& device) = 0;
 
-  // Returns once every host event whose system call has returned to its caller has been applied. Costs one atomic load when
-  // there is none. Call before each launch.
+  // Returns once every host event whose system call has returned to its caller has been applied. Costs one atomic load
+  // when there is none. Call before each launch.
   virtual void drain_events() noexcept = 0;
 
   // Drops the read-only snapshots of unmirrorable memory, so that the next launch sees its present contents.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the mirror has done since it started. Counters only grow. Kept in the window, written by the service thread, readable
-// at any time from any thread without a lock.
+// What the mirror has done since it started. Counters only grow. Kept in the window, written by the service thread,
+// readable at any time from any thread without a lock.
 #pragma once
 
 #include <cstdint>
@@ -8,21 +8,21 @@
 namespace mirrorcl::mirror {
 
 struct Statistics {
-  std::uint64_t device_faults;            // faults read from devices
-  std::uint64_t device_faults_failed;     // answered with an error
-  std::uint64_t cpu_faults;               // faults of the application's threads on pages away from the host
-  std::uint64_t replays;                  // device accesses released after service
-  std::uint64_t pages_to_device;          // pages whose contents were copied to device memory
+  std::uint64_t device_faults;         // faults read from devices
+  std::uint64_t device_faults_failed;  // answered with an error
+  std::uint64_t cpu_faults;            // faults of the application's threads on pages away from the host
+  std::uint64_t replays;               // device accesses released after service
+  std::uint64_t pages_to_device;       // pages whose contents were copied to device memory
   std::uint64_t bytes_to_device;
-  std::uint64_t pages_zero_filled;        // pages the host never touched, given to the device without a copy
-  std::uint64_t pages_to_host;            // pages copied back
+  std::uint64_t pages_zero_filled;  // pages the host never touched, given to the device without a copy
+  std::uint64_t pages_to_host;      // pages copied back
   std::uint64_t bytes_to_host;
-  std::uint64_t coherent_upgrades;        // pages made coherent
-  std::uint64_t snapshot_pages;           // read-only copies of memory that cannot be mirrored (private files)
-  std::uint64_t events_unmap;             // host events applied
+  std::uint64_t coherent_upgrades;  // pages made coherent
+  std::uint64_t snapshot_pages;     // read-only copies of memory that cannot be mirrored (private files)
+  std::uint64_t events_unmap;       // host events applied
   std::uint64_t events_remap;
   std::uint64_t events_remove;
-  std::uint64_t retries;                  // operations answered EAGAIN and repeated
+  std::uint64_t retries;  // operations answered EAGAIN and repeated
   std::uint64_t device_losses;
 };
 

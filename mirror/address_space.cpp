@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/address_space.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <link.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <charconv>
+#include <new>
+
+#include "base/log.h"
+#include "base/raw_syscall.h"
+#include "device/window.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+struct ProcmapQuery {  // struct procmap_query, 6.11
+  std::uint64_t size;
+  std::uint64_t query_flags;
+  std::uint64_t query_address;
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint64_t flags;
+  std::uint64_t page_size;
+  std::uint64_t offset;
+  std::uint64_t inode;
+  std::uint32_t device_major;
+  std::uint32_t device_minor;
+  std::uint32_t name_size;
+  std::uint32_t build_id_size;
+  std::uint64_t name_address;
+  std::uint64_t build_id_address;
+};
+constexpr unsigned long kProcmapQuery = _IOWR('f', 17, ProcmapQuery);
+constexpr std::uint64_t kQueryReadable = 1;
+constexpr std::uint64_t kQueryWritable = 2;
+constexpr std::uint64_t kQueryExecutable = 4;
+constexpr std::uint64_t kQueryShared = 8;
+
+bool parse_hex(std::string_view* text, std::uint64_t* value) {
+  auto result = std::from_chars(text->data(), text->data() + text->size(), *value, 16);
+  if (result.ec != std::errc{}) return false;
+  text->remove_prefix(static_cast<std::size_t>(result.ptr - text->data()));
+  return true;
+}
+
+bool skip(std::string_view* text, char expected) {
+  if (text->empty() || text->front() != expected) return false;
+  text->remove_prefix(1);
+  return true;
+}
+
+}  // namespace
+
+bool MappingInfo::readable() const {
+  return (protection & PROT_READ) != 0;
+}
+bool MappingInfo::writable() const {
+  return (protection & PROT_WRITE) != 0;
+}
+bool MappingInfo::migratable() const {
+  return anonymous && !shared && !excluded && readable() && writable();
+}
+
+bool parse_maps_line(std::string_view line, MappingInfo* info) noexcept {
+  std::uint64_t start = 0;
+  std::uint64_t end = 0;
+  if (!parse_hex(&line, &start) || !skip(&line, '-') || !parse_hex(&line, &end) || !skip(&line, ' ')) return false;
+  if (line.size() < 5 || end <= start) return false;
+  int protection =
+      (line[0] == 'r' ? PROT_READ : 0) | (line[1] == 'w' ? PROT_WRITE : 0) | (line[2] == 'x' ? PROT_EXEC : 0);
+  bool shared = line[3] == 's';
+  line.remove_prefix(4);
+  std::uint64_t offset = 0;
+  std::uint64_t major = 0;
+  std::uint64_t minor = 0;
+  if (!skip(&line, ' ') || !parse_hex(&line, &offset) || !skip(&line, ' ') || !parse_hex(&line, &major) ||
+      !skip(&line, ':') || !parse_hex(&line, &minor) || !skip(&line, ' ')) {
+    return false;
+  }
+  std::uint64_t inode = 0;
+  if (std::from_chars(line.data(), line.data() + line.size(), inode).ec != std::errc{}) return false;
+  *info = {{start, end - start}, protection, shared, inode == 0 && major == 0 && minor == 0, false};
+  return true;
+}
+
+Result<AddressSpace> AddressSpace::open() {
+  AddressSpace space;
+  struct File {
+    const char* path;
+    UniqueFd* fd;
+  };
+  for (File file : {File{"/proc/self/maps", &space.maps_}, File{"/proc/self/mem", &space.memory_},
+                    File{"/proc/self/pagemap", &space.pagemap_}}) {
+    file.fd->reset(::open(file.path, O_RDONLY | O_CLOEXEC));
+    if (!*file.fd) return fail_errno(fmt::format("cannot open {}", file.path), errno);
+  }
+  ProcmapQuery query{};
+  query.size = sizeof query;
+  query.query_address = reinterpret_cast<std::uint64_t>(&parse_maps_line);
+  space.has_query_ = ioctl(space.maps_.get(), kProcmapQuery, &query) == 0;
+  return space;
+}
+
+std::optional<MappingInfo> AddressSpace::query(std::uint64_t address) const noexcept {
+  auto info = has_query_ ? query_ioctl(address) : query_file(address);
+  if (info) clip_to_exclusions(address, &*info);
+  return info;
+}
+
+std::optional<MappingInfo> AddressSpace::query_ioctl(std::uint64_t address) const noexcept {
+  ProcmapQuery query{};
+  query.size = sizeof query;
+  query.query_address = address;
+  if (raw_syscall(SYS_ioctl, maps_.get(), kProcmapQuery, &query) < 0) return std::nullopt;
+  int protection = ((query.flags & kQueryReadable) != 0 ? PROT_READ : 0) |
+                   ((query.flags & kQueryWritable) != 0 ? PROT_WRITE : 0) |
+                   ((query.flags & kQueryExecutable) != 0 ? PROT_EXEC : 0);
+  return MappingInfo{{query.start, query.end - query.start},
+                     protection,
+                     (query.flags & kQueryShared) != 0,
+                     query.inode == 0 && query.device_major == 0 && query.device_minor == 0,
+                     false};
+}
+
+std::optional<MappingInfo> AddressSpace::query_file(std::uint64_t address) const noexcept {
+  char buffer[16 * 1024];
+  std::size_t filled = 0;
+  std::int64_t offset = 0;
+  for (;;) {
+    long size = raw_syscall(SYS_pread64, maps_.get(), buffer + filled, sizeof buffer - filled, offset);
+    if (size == -EINTR) continue;
+    if (size <= 0) return std::nullopt;
+    offset += size;
+    filled += static_cast<std::size_t>(size);
+    std::string_view text(buffer, filled);
+    for (std::size_t newline; (newline = text.find('\n')) != std::string_view::npos; text.remove_prefix(newline + 1)) {
+      MappingInfo info;
+      if (!parse_maps_line(text.substr(0, newline), &info)) continue;
+      if (address < info.range.start) return std::nullopt;
+      if (address < info.range.end()) return info;
+    }
+    // Keep the beginning of an unfinished line; a line longer than the buffer cannot be (paths end at 4 KiB).
+    filled = text.size();
+    for (std::size_t i = 0; i < filled; ++i) buffer[i] = text[i];
+  }
+}
+
+void AddressSpace::clip_to_exclusions(std::uint64_t address, MappingInfo* info) const noexcept {
+  std::uint64_t start = info->range.start;
+  std::uint64_t end = info->range.end();
+  for (std::size_t i = 0; i < exclusion_count_; ++i) {
+    const Range& excluded = exclusions_[i];
+    if (excluded.end() <= start || excluded.start >= end) continue;
+    if (address >= excluded.start && address < excluded.end()) {
+      info->excluded = true;
+      start = std::max(start, excluded.start);
+      end = std::min(end, excluded.end());
+    } else if (excluded.end() <= address) {
+      start = std::max(start, excluded.end());
+    } else {
+      end = std::min(end, excluded.start);
+    }
+  }
+  info->range = {start, end - start};
+}
+
+void AddressSpace::exclude(Range range) {
+  if (exclusion_count_ == kMaxExclusions) {
+    log_error("too many ranges are excluded from migration; {:#x}-{:#x} is not", range.start, range.end());
+    return;
+  }
+  exclusions_[exclusion_count_++] = range;
+}
+
+void AddressSpace::exclude_own_objects() {
+  exclude({window::kWindow.start, window::kWindow.size});
+  struct Search {
+    AddressSpace* space;
+    std::uint64_t wanted[3];
+  };
+  Search search{this,
+                {reinterpret_cast<std::uint64_t>(&parse_maps_line), reinterpret_cast<std::uint64_t>(&::strerror_r),
+                 reinterpret_cast<std::uint64_t>(static_cast<void* (*)(std::size_t)>(&::operator new))}};
+  dl_iterate_phdr(
+      [](dl_phdr_info* object, std::size_t, void* argument) {
+        auto* find = static_cast<Search*>(argument);
+        auto name = std::string_view(object->dlpi_name);
+        bool ours = name.find("ld-linux") != name.npos || name.find("libstdc++") != name.npos ||
+                    name.find("libfmt") != name.npos || name.find("san.so") != name.npos ||
+                    name.find("libgcc_s") != name.npos;
+        for (int i = 0; i < object->dlpi_phnum && !ours; ++i) {
+          const auto& header = object->dlpi_phdr[i];
+          if (header.p_type != PT_LOAD) continue;
+          for (std::uint64_t address : find->wanted) {
+            std::uint64_t start = object->dlpi_addr + header.p_vaddr;
+            ours = ours || (address >= start && address < start + header.p_memsz);
+          }
+        }
+        for (int i = 0; i < object->dlpi_phnum && ours; ++i) {
+          const auto& header = object->dlpi_phdr[i];
+          if (header.p_type != PT_LOAD || (header.p_flags & PF_W) == 0) continue;
+          std::uint64_t start = page_down(object->dlpi_addr + header.p_vaddr);
+          find->space->exclude({start, page_up(object->dlpi_addr + header.p_vaddr + header.p_memsz) - start});
+        }
+        return 0;
+      },
+      &search);
+}
+
+int AddressSpace::read(std::uint64_t address, void* destination, std::uint64_t size) const noexcept {
+  std::uint64_t done = 0;
+  while (done < size) {
+    long count =
+        raw_syscall(SYS_pread64, memory_.get(), static_cast<char*>(destination) + done, size - done, address + done);
+    if (count == -EINTR) continue;
+    if (count < 0) return static_cast<int>(count);
+    if (count == 0) return -EIO;
+    done += static_cast<std::uint64_t>(count);
+  }
+  return 0;
+}
+
+int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
+  constexpr std::uint64_t kHoldsSomething = std::uint64_t{3} << 62;  // present or swapped
+  std::uint64_t entries[kBlockPages];
+  unsigned pages = static_cast<unsigned>(range.size / kPageSize);
+  for (unsigned done = 0; done < pages;) {
+    long size = raw_syscall(SYS_pread64, pagemap_.get(), entries + done, (pages - done) * sizeof(std::uint64_t),
+                            (range.start / kPageSize + done) * sizeof(std::uint64_t));
+    if (size == -EINTR) continue;
+    if (size <= 0) return size == 0 ? -EIO : static_cast<int>(size);
+    done += static_cast<unsigned>(static_cast<std::uint64_t>(size) / sizeof(std::uint64_t));
+  }
+  present->reset();
+  for (unsigned page = 0; page < pages; ++page) {
+    if ((entries[page] & kHoldsSomething) != 0) present->set(page);
+  }
+  return 0;
+}
+
+}  // namespace mirrorcl::mirror

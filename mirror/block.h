@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block: 2 MiB of the application's address space of which a device has touched something, and where each of its
+// pages lives.
+//
+//   state      page lives in        masks                 CPU access               device access
+//   host       A's own page         none of the below     native                   fault: migrate in, or snapshot
+//   device     device memory        device                fault: migrate back,     native
+//                                                         or make coherent
+//   coherent   device memory, also  coherent              native                   native
+//              mapped into A
+//   snapshot   A's own page, and a  snapshot              native                   reads native (the copy may be old),
+//              read-only copy                                                      writes fault
+//
+// Transitions are named after where the pages come from and go to, and assert their predecessor. Nothing else changes
+// the masks.
+//
+// Locking: service thread only.
+#pragma once
+
+#include <cstdint>
+
+#include "mirror/device/operations.h"
+#include "mirror/page_mask.h"
+#include "mirror/policy.h"
+
+namespace mirrorcl::mirror {
+
+enum class PageState : std::uint8_t { kHost, kDevice, kCoherent, kSnapshot };
+const char* page_state_name(PageState state) noexcept;
+
+class Block {
+ public:
+  explicit Block(std::uint64_t base_address) : base_(base_address) {}
+
+  std::uint64_t base() const { return base_; }
+  Range range() const { return {base_, kBlockSize}; }
+  Range range(PageRun run) const { return {base_ + run.first * kPageSize, run.count * kPageSize}; }
+  // The pages of this block that lie in `range`; count is 0 if none does.
+  PageRun pages(Range range) const;
+
+  PageState state(unsigned page) const;
+  bool registered(unsigned page) const { return registered_.test(page); }
+
+  // A set bit means: the page's host range is registered with the application's userfaultfd, so that a missing page
+  // faults to the service thread. A cleared bit: accesses to missing pages are the kernel's business.
+  const PageMask& registered() const { return registered_; }
+  // A set bit means: the contents are in device memory only; the host has no page.
+  const PageMask& device() const { return device_; }
+  // A set bit means: the page is device memory, mapped into the application at the same address.
+  const PageMask& coherent() const { return coherent_; }
+  // A set bit means: device memory holds a read-only copy of memory that cannot be mirrored.
+  const PageMask& snapshot() const { return snapshot_; }
+  // A set bit means: the page came home from a device and has not gone back since.
+  const PageMask& returned() const { return returned_; }
+  // A set bit means: the application discards this host page (MADV_DONTNEED), but the kernel may not have done it yet.
+  const PageMask& discarding() const { return discarding_; }
+  // A set bit means: the page must never become coherent, because it holds a thread's control block, whose futex the
+  // kernel finds by the kind of memory.
+  const PageMask& stays_private() const { return stays_private_; }
+  // Pages that hold anything in device memory.
+  PageMask in_device_memory() const { return device_ | coherent_ | snapshot_; }
+  PageMask on_host() const { return ~in_device_memory(); }
+  // Nothing is known about this block any more: it may be destroyed.
+  bool empty() const { return registered_.none() && in_device_memory().none(); }
+
+  // --- transitions
+  void host_to_device(PageRun run);
+  void device_to_host(PageRun run);
+  void device_to_coherent(PageRun run);
+  void coherent_to_device(PageRun run);
+  void host_to_snapshot(PageRun run);
+  void snapshot_to_host(PageRun run);
+  // The contents are gone by the application's own wish; the host shows zeros next.
+  void device_to_discarded(PageRun run);
+
+  void mark_registered(PageRun run) { registered_.set(run); }
+  void mark_unregistered(PageRun run);
+  void mark_discarding(const PageMask& pages, std::uint64_t now_ns);
+  void clear_discarding(PageRun run) { discarding_.clear(run); }
+  std::uint64_t discarding_since_ns() const { return discarding_since_ns_; }
+  void mark_stays_private(unsigned page) { stays_private_.set(page); }
+  // The address range is no longer what it was (unmapped, moved away): everything about the pages is forgotten.
+  void forget(PageRun run);
+
+  // Lazily attached by the migrator; null until a page has returned.
+  ReturnCounter* returns = nullptr;
+
+ private:
+  std::uint64_t base_;
+  PageMask registered_;
+  PageMask device_;
+  PageMask coherent_;
+  PageMask snapshot_;
+  PageMask returned_;
+  PageMask discarding_;
+  PageMask stays_private_;
+  std::uint64_t discarding_since_ns_ = 0;
+};
+
+}  // namespace mirrorcl::mirror

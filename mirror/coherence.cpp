@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pages that go back and forth become coherent: the application maps device memory in their place, and both sides run
+// at memory speed with real atomics.
+//
+// The application's mapping of a range is replaced in one step: the new mapping is made and registered in the window,
+// then the host agent moves it over the old one. At no moment can a thread touch a page there that nobody watches.
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "base/raw_syscall.h"
+#include "device/window.h"
+#include "mirror/migrator.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+constexpr Range kScratch{window::kViews.start + 2 * kBlockSize, kBlockSize};
+
+// x86-64's ABI: a thread control block begins with its own address and has it again as its third word.
+bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address) {
+  for (std::uint64_t offset = 0; offset < kPageSize; offset += 64) {
+    const std::uint64_t* block = words + offset / sizeof(std::uint64_t);
+    if (block[0] == page_address + offset && block[2] == page_address + offset) return true;
+  }
+  return false;
+}
+
+bool reserve_scratch(std::uint64_t size) noexcept {
+  return raw_syscall(SYS_mmap, kScratch.start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+                     -1, 0) == static_cast<long>(kScratch.start);
+}
+
+}  // namespace
+
+bool Migrator::wants_coherence(const Block& block, unsigned page) const noexcept {
+  return block.returns != nullptr && options_.coherent_after_returns != 0 && !block.stays_private().test(page) &&
+         !block.discarding().test(page) &&
+         block.returns->is_bouncing(page, to_ms(now_ns()), options_.coherent_window_ms,
+                                    options_.coherent_after_returns);
+}
+
+// Makes `page`, and the dense region of pages around it that also go back and forth, coherent. kFailed: not this page;
+// migrate it.
+Outcome Migrator::make_coherent(Block& block, unsigned page) noexcept {
+  if (coherent_mappings_ >= coherent_mappings_limit_) {
+    if (!told_coherent_limit_) {
+      told_coherent_limit_ = true;
+      log_warning(
+          "{} runs of pages are coherent, as many as vm.max_map_count leaves room for; further pages migrate back "
+          "and forth (raise vm.max_map_count to change this)",
+          coherent_mappings_);
+    }
+    return Outcome::kFailed;
+  }
+  PageMask bouncing =
+      block.returns->bouncing(to_ms(now_ns()), options_.coherent_window_ms, options_.coherent_after_returns);
+  PageRun region = dense_region(page, bouncing, block.registered(), options_.density_percent);
+  auto mapping = space_.query(block.base() + page * kPageSize);
+  if (!mapping || !mapping->migratable()) return Outcome::kFailed;
+  PageMask wanted = PageMask(region) & PageMask(block.pages(mapping->range)) & block.registered() & ~block.coherent() &
+                    ~block.snapshot() & ~block.discarding() & ~block.stays_private();
+  if (!wanted.test(page)) return Outcome::kFailed;
+  // What is still with the host goes to device memory first.
+  PageMask host = wanted & block.on_host();
+  for (PageRun run = host.next_run(0); run.count != 0; run = host.next_run(run.end())) {
+    Verdict verdict = move_in(block, run);
+    if (verdict.outcome != Outcome::kDone) return verdict.outcome;
+  }
+  wanted &= block.device();
+  for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
+    find_thread_control_blocks(block, run);
+  }
+  wanted &= ~block.stays_private();
+  for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
+    Outcome outcome = make_run_coherent(block, run);
+    if (outcome == Outcome::kFailed) {
+      for (unsigned i = run.first; i < run.end(); ++i) block.mark_stays_private(i);
+    } else if (outcome != Outcome::kDone) {
+      return block.coherent().test(page) ? Outcome::kDone : outcome;
+    }
+  }
+  return block.coherent().test(page) ? Outcome::kDone : Outcome::kFailed;
+}
+
+// A thread that waits in pthread_join sleeps on a futex in the other's control block, filed under the address of
+// private memory. Over device memory the kernel would look for it under the file instead, and the sleeper would never
+// wake. Such pages migrate.
+void Migrator::find_thread_control_blocks(Block& block, PageRun run) noexcept {
+  Range range = block.range(run);
+  const void* contents = run.count > 1 ? view(range) : nullptr;
+  if (contents == nullptr) {
+    if (on_device([&] { return device_->copy_out(range, bounce_); }) != 0) return;
+    contents = bounce_;
+  }
+  const auto* words = static_cast<const std::uint64_t*>(contents);
+  for (unsigned i = 0; i < run.count; ++i) {
+    if (holds_thread_control_block(words + i * kPageSize / sizeof(std::uint64_t), range.start + i * kPageSize)) {
+      block.mark_stays_private(run.first + i);
+    }
+  }
+}
+
+Outcome Migrator::make_run_coherent(Block& block, PageRun run) noexcept {
+  Range range = block.range(run);
+  int error = replace_mapping(range, Backing::kDeviceMemory);
+  if (error == -EAGAIN) return Outcome::kAgain;
+  if (error != 0) {
+    log_debug("{:#x} cannot be made coherent: error {}", range.start, -error);
+    return Outcome::kFailed;
+  }
+  ++coherent_mappings_;
+  block.device_to_coherent(run);
+  counters_.add(&Statistics::coherent_upgrades, run.count);
+  // Spares the application a fault per page; if events stand in the way, it takes them.
+  if (host_.install(range).error != 0) host_.wake(range);
+  on_device([&] { return device_->map(range, Access::kReadWrite); });
+  on_device([&] { return device_->protect(range, Access::kReadWrite); });
+  return Outcome::kDone;
+}
+
+Outcome Migrator::end_coherence(Block& block, PageRun run) noexcept {
+  for (unsigned page = run.first; page < run.end();) {
+    // The application may have split the mapping with mprotect.
+    auto mapping = space_.query(block.base() + page * kPageSize);
+    if (!mapping) return Outcome::kAgain;
+    PageRun part = block.pages(mapping->range);
+    part = {page, std::min(part.end(), run.end()) - page};
+    Range range = block.range(part);
+    int error = replace_mapping(range, Backing::kEmpty);
+    if (error == -EAGAIN) return Outcome::kAgain;
+    if (error != 0) {
+      log_error("coherent memory at {:#x} cannot be made private again: error {}", range.start, -error);
+      return Outcome::kFailed;
+    }
+    coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
+    // Pages that the application discarded while they were coherent have no contents: zeros.
+    on_device([&] { return device_->zero_fill(range); });
+    block.coherent_to_device(part);
+    block.returns->forget(part);
+    host_.wake(range);
+    page = part.end();
+  }
+  return Outcome::kDone;
+}
+
+Outcome Migrator::serve_coherent(Block& block, const HostFault& fault) noexcept {
+  Range range{fault.address, kPageSize};
+  // After MADV_DONTNEED there is no page: zeros.
+  on_device([&] { return device_->zero_fill(range); });
+  int error = host_.install(range).error;
+  if (error == -EAGAIN) return Outcome::kAgain;
+  if (error == -EFAULT) return Outcome::kAgain;  // discarded again between the two calls
+  if (error != 0) host_.wake(range);
+  (void)block;
+  return Outcome::kDone;
+}
+
+// Puts an empty registered mapping, or one of device memory, in the place of `range`, which must lie in one mapping. 0,
+// -EAGAIN (events touch the range), or -errno with nothing changed.
+int Migrator::replace_mapping(Range range, Backing backing) noexcept {
+  auto mapping = space_.query(range.start);
+  if (!mapping || mapping->range.end() < range.end()) return -EAGAIN;
+  Range scratch{kScratch.start, range.size};
+  bool device_memory = backing == Backing::kDeviceMemory;
+  int flags = MAP_FIXED | (device_memory ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+  long address = raw_syscall(SYS_mmap, scratch.start, scratch.size, mapping->protection, flags,
+                             device_memory ? device_->memory_fd() : -1, device_memory ? range.start : 0);
+  if (address < 0) return static_cast<int>(address);
+  int error = host_.register_range(scratch, device_memory ? kTrackMissing | kTrackMinor : kTrackMissing | kTrackWrites);
+  if (error == 0) {
+    // Last look: from here until the agent's call no event is read, and none that was read touches the range.
+    events_.read_pending();
+    if (events_.pending_on(range)) error = -EAGAIN;
+  }
+  if (error == 0) {
+    events_.begin_operation(range, scratch);
+    error = agent_.move_mapping(scratch, range.start, events_);
+    bool replaced_ours = events_.end_operation();
+    if (error == 0) {
+      // The move leaves a hole in the window.
+      if (!reserve_scratch(scratch.size))
+        log_error("the window has lost {} bytes at {:#x}", scratch.size, scratch.start);
+      if (!replaced_ours) log_debug("{:#x} was unmapped while its mapping was replaced", range.start);
+      return 0;
+    }
+  }
+  // Unregister first: replacing a registered mapping raises an event for this thread.
+  host_.unregister_range(scratch);
+  reserve_scratch(scratch.size);
+  return error == -EINTR ? -EAGAIN : error;
+}
+
+}  // namespace mirrorcl::mirror

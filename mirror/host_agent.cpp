@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/host_agent.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "base/raw_syscall.h"
+#include "mirror/page_mask.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+constexpr int kPopulateWrite = 23;   // MADV_POPULATE_WRITE, 5.14
+constexpr int kDontneedLocked = 24;  // MADV_DONTNEED_LOCKED, 5.18
+
+}  // namespace
+
+Result<void> HostAgent::start(PinnedArena& arena) {
+  done_.reset(eventfd(0, EFD_CLOEXEC));
+  if (!done_) return fail_errno("cannot create an eventfd", errno);
+  return thread_.start(
+      arena, "mirror-agent", [](void* self) { static_cast<HostAgent*>(self)->run(); }, this);
+}
+
+void HostAgent::stop() noexcept {
+  state_.store(kStop, std::memory_order_release);
+  futex_wake(&state_, 1);
+  thread_.join();
+}
+
+void HostAgent::run() noexcept {
+  for (;;) {
+    std::uint32_t state = state_.load(std::memory_order_acquire);
+    if (state == kStop) return;
+    if (state == kIdle) {
+      futex_wait(&state_, kIdle);
+      continue;
+    }
+    const auto& a = wanted_.arguments;
+    result_ = raw_syscall(wanted_.number, a[0], a[1], a[2], a[3], a[4]);
+    std::uint32_t posted = kPosted;
+    state_.compare_exchange_strong(posted, kIdle, std::memory_order_release);
+    std::uint64_t one = 1;
+    raw_syscall(SYS_write, done_.get(), &one, sizeof one);
+  }
+}
+
+long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfaultfd* host, Range zero_missing) {
+  int host_fd = events.fd();
+  wanted_ = wanted;
+  state_.store(kPosted, std::memory_order_release);
+  futex_wake(&state_, 1);
+  for (;;) {
+    pollfd waits[2] = {{done_.get(), POLLIN, 0}, {host_fd, POLLIN, 0}};
+    timespec timeout{0, 1'000'000};
+    // The timeout matters only where a zero page was refused and must be tried again.
+    raw_syscall(SYS_ppoll, waits, 2, zero_missing.size != 0 ? &timeout : nullptr, nullptr, 0);
+    if ((waits[1].revents & POLLIN) != 0) events.read_pending();
+    if ((waits[0].revents & POLLIN) != 0) {
+      std::uint64_t count;
+      raw_syscall(SYS_read, done_.get(), &count, sizeof count);
+      return result_;
+    }
+    if (zero_missing.size == 0) continue;
+    for (const HostFault& fault : events.faults()) {
+      if (fault.address >= zero_missing.start && fault.address < zero_missing.end()) {
+        if (host->zero({fault.address, kPageSize}).error == -EEXIST) host->wake({fault.address, kPageSize});
+      }
+    }
+  }
+}
+
+int HostAgent::move_mapping(Range from, std::uint64_t to, HostEvents& events) noexcept {
+  auto size = static_cast<long>(from.size);
+  long result = call(
+      {SYS_mremap, {static_cast<long>(from.start), size, size, MREMAP_MAYMOVE | MREMAP_FIXED, static_cast<long>(to)}},
+      events);
+  return result < 0 && result > -4096 ? static_cast<int>(result) : 0;
+}
+
+int HostAgent::discard(Range range, HostEvents& events) noexcept {
+  auto start = static_cast<long>(range.start);
+  auto size = static_cast<long>(range.size);
+  long result = call({SYS_madvise, {start, size, MADV_DONTNEED, 0, 0}}, events);
+  if (result == -EINVAL) result = call({SYS_madvise, {start, size, kDontneedLocked, 0, 0}}, events);
+  return static_cast<int>(result);
+}
+
+int HostAgent::make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept {
+  return static_cast<int>(
+      call({SYS_madvise, {static_cast<long>(range.start), static_cast<long>(range.size), kPopulateWrite, 0, 0}}, events,
+           &host, range));
+}
+
+int HostAgent::unmap(Range range, HostEvents& events) noexcept {
+  return static_cast<int>(
+      call({SYS_munmap, {static_cast<long>(range.start), static_cast<long>(range.size), 0, 0, 0}}, events));
+}
+
+}  // namespace mirrorcl::mirror

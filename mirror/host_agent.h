@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host agent: a second pinned thread that changes the application's mappings on behalf of the service thread. A
+// change of a range that is registered with userfaultfd returns only after its event has been read, so the thread that
+// reads events cannot make it itself; and unregistering first would let an application thread put a fresh zero page
+// where its data should be.
+//
+// Locking: the members are called by the service thread only; one system call is with the agent at a time.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "base/futex.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "mirror/host_events.h"
+#include "mirror/pinned_arena.h"
+
+namespace mirrorcl::mirror {
+
+class HostAgent {
+ public:
+  Result<void> start(PinnedArena& arena);
+  void stop() noexcept;
+
+  // Each reads events until the agent is done, and returns what the system call did: 0 or -errno.
+
+  // Moves the mapping at `from` over `to`, atomically replacing what is there.
+  int move_mapping(Range from, std::uint64_t to, HostEvents& events) noexcept;
+  // Drops the pages of `range`, locked ones too.
+  int discard(Range range, HostEvents& events) noexcept;
+  // Gives the application its own writable copy of present pages that it shares with a forked child. Pages that vanish
+  // meanwhile are replaced by zero pages of `host`.
+  int make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept;
+  int unmap(Range range, HostEvents& events) noexcept;
+
+ private:
+  struct SystemCall {
+    long number;
+    std::array<long, 5> arguments;
+  };
+  // `zero_missing`, if not empty: a fault of a thread (the agent's own) on a page in it is answered with a zero page of
+  // `host`.
+  long call(const SystemCall& wanted, HostEvents& events, const Userfaultfd* host = nullptr,
+            Range zero_missing = {0, 0});
+  void run() noexcept;
+
+  static constexpr std::uint32_t kIdle = 0;
+  static constexpr std::uint32_t kPosted = 1;
+  static constexpr std::uint32_t kStop = 2;
+
+  PinnedThread thread_;
+  FutexWord state_{kIdle};
+  SystemCall wanted_{};
+  long result_ = 0;
+  UniqueFd done_;  // an eventfd, so that the service thread can wait for it and for the userfaultfd at once
+};
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/host_events.h"
+
+#include "base/log.h"
+#include "mirror/page_mask.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+bool overlap(Range a, Range b) {
+  return a.start < b.end() && b.start < a.end();
+}
+
+}  // namespace
+
+void HostEvents::read_pending() noexcept {
+  if ((sequence_.load(std::memory_order_relaxed) & 1) == 0) sequence_.fetch_add(1, std::memory_order_seq_cst);
+  constexpr int kBatch = 16;
+  uffd_msg messages[kBatch];
+  for (;;) {
+    int count = host_.read(messages);
+    if (count < 0) {
+      log_error("cannot read the application's userfaultfd: error {}", -count);
+      return;
+    }
+    for (int i = 0; i < count; ++i) take_message(messages[i]);
+    if (count < kBatch) return;
+  }
+}
+
+void HostEvents::take_message(const uffd_msg& message) {
+  switch (message.event) {
+    case UFFD_EVENT_PAGEFAULT: {
+      std::uint64_t flags = message.arg.pagefault.flags;
+      faults_.push_back({page_down(message.arg.pagefault.address), (flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0,
+                         (flags & UFFD_PAGEFAULT_FLAG_WP) != 0});
+      return;
+    }
+    case UFFD_EVENT_UNMAP:
+    case UFFD_EVENT_REMOVE: {
+      Range range{message.arg.remove.start, message.arg.remove.end - message.arg.remove.start};
+      bool unmap = message.event == UFFD_EVENT_UNMAP;
+      queue_event({unmap ? HostEvent::Kind::kUnmap : HostEvent::Kind::kRemove, false, range, 0});
+      return;
+    }
+    case UFFD_EVENT_REMAP:
+      queue_event(
+          {HostEvent::Kind::kRemap, false, {message.arg.remap.from, message.arg.remap.len}, message.arg.remap.to});
+      return;
+    default:
+      log_error("unknown userfaultfd message {}", static_cast<int>(message.event));
+  }
+}
+
+void HostEvents::queue_event(HostEvent event) {
+  if (in_operation_) {
+    if (scratch_.size != 0 && overlap(event.range, scratch_)) return;
+    bool same_range = event.range.start == target_.start && event.range.size == target_.size;
+    if (same_range && !saw_own_event_ && event.kind != HostEvent::Kind::kRemap) {
+      saw_own_event_ = true;
+      return;
+    }
+    event.during_operation = overlap(event.range, target_);
+  }
+  events_.push_back(event);
+}
+
+HostEvent HostEvents::take_event() {
+  HostEvent event = events_[next_event_++];
+  if (next_event_ == events_.size()) {
+    events_.clear();
+    next_event_ = 0;
+  }
+  return event;
+}
+
+bool HostEvents::pending_on(Range range) const {
+  for (std::size_t i = next_event_; i < events_.size(); ++i) {
+    if (overlap(events_[i].range, range)) return true;
+    if (events_[i].kind == HostEvent::Kind::kRemap && overlap({events_[i].to, events_[i].range.size}, range))
+      return true;
+  }
+  return false;
+}
+
+void HostEvents::settle() noexcept {
+  if (has_events() || (sequence_.load(std::memory_order_relaxed) & 1) == 0) return;
+  sequence_.fetch_add(1, std::memory_order_seq_cst);
+  if (waiters_.load(std::memory_order_seq_cst) != 0) futex_wake(&sequence_, 1 << 30);
+}
+
+void HostEvents::wait_settled_slowly() noexcept {
+  std::uint32_t seen = sequence_.load(std::memory_order_seq_cst);
+  for (int spins = 0; spins < 200; ++spins) {
+    // Any change means that what had been read when we came has been applied since.
+    if ((seen & 1) == 0 || sequence_.load(std::memory_order_seq_cst) != seen) return;
+    cpu_relax();
+  }
+  waiters_.fetch_add(1, std::memory_order_seq_cst);
+  while (sequence_.load(std::memory_order_seq_cst) == seen) futex_wait(&sequence_, seen, 10'000'000);
+  waiters_.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+void HostEvents::begin_operation(Range target, Range scratch) {
+  in_operation_ = true;
+  saw_own_event_ = false;
+  target_ = target;
+  scratch_ = scratch;
+}
+
+bool HostEvents::end_operation() {
+  in_operation_ = false;
+  return saw_own_event_;
+}
+
+}  // namespace mirrorcl::mirror

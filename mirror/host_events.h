@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// What A's userfaultfd has to say: faults of application threads on pages that are away, and events of the address
+// space (unmap, remap, remove). Reading and applying are separate, because events must also be read while an operation
+// waits for the host agent, whose own system call raises some.
+//
+// Locking: service thread only, but for wait_settled().
+#pragma once
+
+#include <cstdint>
+#include <memory_resource>
+#include <vector>
+
+#include "base/futex.h"
+#include "mirror/userfaultfd.h"
+
+namespace mirrorcl::mirror {
+
+struct HostEvent {
+  enum class Kind : std::uint8_t { kUnmap, kRemap, kRemove };
+  Kind kind;
+  bool during_operation;  // read while an operation on an overlapping range was with the host agent
+  Range range;
+  std::uint64_t to;  // kRemap: where the range is now
+};
+
+struct HostFault {
+  std::uint64_t address;  // page aligned
+  bool write;
+  bool write_protected;  // the page is there, but write-protected by us
+};
+
+class HostEvents {
+ public:
+  HostEvents(const Userfaultfd& host, std::pmr::memory_resource* memory)
+      : host_(host), events_(memory), faults_(memory) {
+    events_.reserve(256);
+    faults_.reserve(256);
+  }
+
+  // Takes everything that is pending into the two queues. Never blocks.
+  void read_pending() noexcept;
+
+  int fd() const noexcept { return host_.fd(); }
+  bool has_events() const { return next_event_ < events_.size(); }
+  HostEvent take_event();
+  std::pmr::vector<HostFault>& faults() { return faults_; }
+  // An event that is read but not applied touches `range`.
+  bool pending_on(Range range) const;
+
+  // Everything read so far has been applied: lets wait_settled() return. Does nothing while events are queued.
+  void settle() noexcept;
+  // Any thread: returns once all events have been applied whose system calls returned before this call. One atomic load
+  // if there are none.
+  void wait_settled() noexcept {
+    if ((sequence_.load(std::memory_order_seq_cst) & 1) != 0) wait_settled_slowly();
+  }
+
+  // Between these two calls the host agent changes `target` (through `scratch`, a range of the window, if its size is
+  // not 0): events of that change are recognised and not queued. end_operation says whether the target's own unmap or
+  // remove event was seen; if not, somebody else had unmapped it before.
+  void begin_operation(Range target, Range scratch);
+  bool end_operation();
+
+ private:
+  void wait_settled_slowly() noexcept;
+  void take_message(const uffd_msg& message);
+  void queue_event(HostEvent event);
+
+  const Userfaultfd& host_;
+  // Odd from before events are read until they have been applied.
+  FutexWord sequence_{0};
+  std::atomic<std::uint32_t> waiters_{0};
+  std::pmr::vector<HostEvent> events_;
+  std::size_t next_event_ = 0;
+  std::pmr::vector<HostFault> faults_;
+
+  bool in_operation_ = false;
+  bool saw_own_event_ = false;
+  Range target_{0, 0};
+  Range scratch_{0, 0};
+};
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who may do what, and in which order. There is nothing to include here but the rule; it is short because one thread
+// owns the state.
+//
+// Threads
+//   service thread   owns blocks, userfaultfd, staging, the device. Everything marked "Locking: service thread only".
+//   Never waits for
+//                    anything but (1) epoll and (2) the host agent, and while it waits for the agent it reads events.
+//   host agent       makes the one system call it is given, and may block in the kernel until the service thread has
+//   read the
+//                    event of that call. Touches nothing else.
+//   application      posts requests (ServiceThread::request), reads statistics and the event sequence
+//   (HostEvents::wait_settled).
+//
+// The two pinned threads take no locks, and touch no memory outside of the window and the driver's own segments: no
+// malloc, no stdio, no thread-local variables. Their memory comes from PinnedArena.
+//
+// Locks of application threads, in the order in which they may be taken; the service thread takes none of them, so a
+// thread that holds one may fault on a page that is away
+//   1. g_start          mirror.cpp: one mirror per process (start, end, fork)
+//   2. a request slot   service_thread.cpp: claimed with one compare-and-swap, held until the answer
+//
+// Kernel locks: the mmap lock is only ever held inside a system call. A system call of the service thread that raised
+// an event for its own userfaultfd would wait for itself: munmap, mremap, madvise(DONTNEED) and mmap(FIXED) over a
+// registered range are the agent's. Reading application memory in the service thread would fault to itself:
+// AddressSpace::read does not.
+#pragma once

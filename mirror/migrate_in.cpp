@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device faults: pages go from the application to the device, or a read-only copy of them does.
+#include <errno.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/raw_syscall.h"
+#include "device/window.h"
+#include "mirror/migrator.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+using device::FaultKind;
+
+constexpr Verdict kServed{Outcome::kDone};
+constexpr Verdict kTryAgain{Outcome::kAgain};
+constexpr unsigned kSnapshotPages = 16;
+
+Verdict failed(FaultKind kind) {
+  return {Outcome::kFailed, kind};
+}
+
+}  // namespace
+
+Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
+  std::uint64_t address = fault.address;
+  if (address < window::kUserSpaceStart || address >= window::kUserSpaceEnd || window::kWindow.contains(address)) {
+    return failed(FaultKind::kInvalidAddress);
+  }
+  Block* block = blocks_.find(address);
+  unsigned page = page_in_block(address);
+  Range range{address, kPageSize};
+  switch (block == nullptr ? PageState::kHost : block->state(page)) {
+    case PageState::kCoherent:
+      on_device([&] { return device_->zero_fill(range); });
+      on_device([&] { return device_->map(range, Access::kReadWrite); });
+      if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
+      return kServed;
+    case PageState::kDevice:
+      // Another unit's fault brought it, or the mapping was dropped or write-protected on the way to a host that did
+      // not take it.
+      if (wants_coherence(*block, page)) {
+        Outcome outcome = make_coherent(*block, page);
+        if (outcome != Outcome::kFailed) return {outcome};
+      }
+      on_device([&] { return device_->map(range, Access::kReadWrite); });
+      if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
+      return kServed;
+    case PageState::kSnapshot: {
+      if (fault.access == Access::kRead) {
+        on_device([&] { return device_->map(range, Access::kRead); });
+        return kServed;
+      }
+      auto mapping = space_.query(address);
+      if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
+      if (!mapping->migratable()) return refuse_write(address, *mapping);
+      drop_snapshot(*block, {page, 1});  // the application may write it by now: mirror it
+      break;
+    }
+    case PageState::kHost:
+      break;
+  }
+
+  if (block == nullptr || !block->registered(page)) {
+    bool snapshot_taken = false;
+    Verdict verdict = register_around(address, fault.access, &block, &snapshot_taken);
+    if (verdict.outcome != Outcome::kDone || snapshot_taken) return verdict;
+  }
+  if (block->discarding().test(page)) {
+    if (discard_is_recent(*block)) {
+      // The application is about to discard this page. Until the kernel has, it still shows the old contents.
+      PageMask present;
+      if (space_.present_pages(range, &present) == 0 && present.any()) return kTryAgain;
+    }
+    block->clear_discarding({page, 1});
+  }
+  if (wants_coherence(*block, page)) {
+    Outcome outcome = make_coherent(*block, page);
+    if (outcome == Outcome::kAgain) return kTryAgain;
+    if (outcome == Outcome::kDone) return kServed;
+    if (block->state(page) != PageState::kHost) return serve_device(fault);
+  }
+  return migrate_in(*block, page);
+}
+
+Verdict Migrator::register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept {
+  auto mapping = space_.query(address);
+  if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
+  if (!mapping->migratable()) {
+    if (access != Access::kRead) return refuse_write(address, *mapping);
+    *block = &blocks_.find_or_create(address);
+    *snapshot_taken = true;
+    return take_snapshot(**block, page_in_block(address), *mapping);
+  }
+  *block = &blocks_.find_or_create(address);
+  PageRun run = (*block)->pages(mapping->range);
+  int error = host_.register_range((*block)->range(run), kTrackMissing | kTrackWrites);
+  if (error == 0) {
+    // Memory that was read-only a moment ago may have left copies.
+    PageMask copies = (*block)->snapshot() & PageMask(run);
+    for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end())) {
+      drop_snapshot(**block, part);
+    }
+    (*block)->mark_registered(run);
+    return kServed;
+  }
+  blocks_.remove_if_empty(**block);
+  *block = nullptr;
+  if (error == -EBUSY) {
+    log_warning("{:#x} is handled by another userfaultfd of the application and cannot be mirrored", address);
+    return failed(FaultKind::kUnmappable);
+  }
+  auto now = space_.query(address);
+  bool changed =
+      !now || now->range.start != mapping->range.start || now->range.size != mapping->range.size || !now->migratable();
+  if (changed) return kTryAgain;
+  log_warning("{:#x} cannot be registered with userfaultfd: error {}", address, -error);
+  return failed(error == -ENOMEM ? FaultKind::kOutOfMemory : FaultKind::kUnmappable);
+}
+
+Verdict Migrator::refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept {
+  if (!mapping.writable()) return failed(FaultKind::kReadOnly);
+  const char* what = mapping.excluded    ? "memory that the driver itself runs on"
+                     : mapping.shared    ? "a shared mapping of a file"
+                     : mapping.anonymous ? "memory without read permission"
+                                         : "a private mapping of a file (such as initialised global variables)";
+  log_warning("a kernel writes {:#x}, which lies in {}: devices can only read it", address, what);
+  return failed(FaultKind::kUnmappable);
+}
+
+Verdict Migrator::migrate_in(Block& block, unsigned page) noexcept {
+  if (block.discarding().any() && !discard_is_recent(block)) block.clear_discarding({0, kBlockPages});
+  PageMask there = block.device() | block.coherent();
+  PageRun region = dense_region(page, there, block.registered(), options_.density_percent);
+  if (region.count < kBlockPages) {
+    // A stream: the block beside this one is all there, so take this one whole.
+    for (std::uint64_t neighbour : {block.base() - kBlockSize, block.base() + kBlockSize}) {
+      const Block* other = blocks_.find(neighbour);
+      if (other != nullptr && (other->device() | other->coherent()) == PageMask::all()) region = {0, kBlockPages};
+    }
+  }
+  PageMask wanted = PageMask(region) & block.registered() & block.on_host() & ~block.discarding();
+  wanted.set(page);
+  // The faulting page's own run first: should events interrupt the rest, the device can still go on.
+  PageRun own{page, 1};
+  while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
+  own.count = wanted.find_clear(page) - own.first;
+  Verdict verdict = move_in(block, own);
+  if (block.state(page) != PageState::kDevice) return verdict.outcome == Outcome::kDone ? kTryAgain : verdict;
+  wanted.clear(own);
+  for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
+    if (move_in(block, run).outcome != Outcome::kDone) break;
+  }
+  return kServed;
+}
+
+Verdict Migrator::move_in(Block& block, PageRun run) noexcept {
+  if (!host_.can_move()) return copy_in_protected(block, run);
+  for (unsigned page = run.first; page < run.end();) {
+    PageRun rest{page, run.end() - page};
+    Range source = block.range(rest);
+    std::uint64_t staging = staging_.take(source.size);
+    auto progress = host_.move(staging, source, rest.count > 1);
+    PageMask present;  // relative to `page`
+    if (rest.count == 1) {
+      if (progress.error == 0) present.set(0U);
+      if (progress.error == -ENOENT) progress = {kPageSize, 0};  // never touched: zeros
+    } else if (progress.done != 0 && space_.present_pages({staging, progress.done}, &present) != 0) {
+      put_back({source.start, progress.done}, staging);
+      return failed(FaultKind::kUnknown);
+    }
+    unsigned moved = static_cast<unsigned>(progress.done / kPageSize);
+    if (moved != 0) {
+      Verdict verdict = adopt(block, {page, moved}, present, staging);
+      if (verdict.outcome != Outcome::kDone) return verdict;
+      page += moved;
+    }
+    if (progress.error == 0) continue;
+    if (progress.error == -EAGAIN) {
+      counters_.add(&Statistics::retries);
+      return kTryAgain;
+    }
+    unsigned served = 0;
+    Verdict verdict = move_in_stubborn(block, {page, run.end() - page}, progress.error, &served);
+    if (verdict.outcome != Outcome::kDone) return verdict;
+    page += served;
+  }
+  return kServed;
+}
+
+// MOVE refused the first page of `run` with `error`. Serves at least that page (*served pages), or makes it ready for
+// another try
+// (*served = 0).
+Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigned* served) noexcept {
+  *served = 0;
+  Range first = block.range(PageRun{run.first, 1});
+  auto mapping = space_.query(first.start);
+  if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
+  if (!mapping->migratable()) {
+    // mprotect raises no event: it is read-only now. A copy will do for readers; for writers the fault comes again.
+    Verdict verdict = take_snapshot(block, run.first, *mapping);
+    *served = 1;
+    return verdict;
+  }
+  PageRun same_mapping =
+      block.pages({first.start, std::min(mapping->range.end(), block.range(run).end()) - first.start});
+  if (error == -EBUSY) {
+    // Shared with a forked child: let the kernel break the sharing, as a write would. Only pages that are there:
+    // missing ones would fault here.
+    PageMask present;
+    if (space_.present_pages(block.range(same_mapping), &present) != 0) return kTryAgain;
+    unsigned shared = std::min(present.find_clear(0), same_mapping.count);
+    if (shared == 0) return kTryAgain;
+    Range range = block.range(PageRun{run.first, shared});
+    agent_.make_exclusive(range, events_, host_);
+    std::uint64_t staging = staging_.take(kPageSize);
+    auto progress = host_.move(staging, first, false);
+    if (progress.error == 0) {
+      PageMask one;
+      one.set(0U);
+      *served = 1;
+      return adopt(block, {run.first, 1}, one, staging);
+    }
+    if (progress.error != -EBUSY) return kTryAgain;
+    log_warning("{:#x} is pinned for input or output by the kernel and cannot move; the device gets a read-only copy",
+                first.start);
+    *served = 1;
+    return take_snapshot(block, run.first, *mapping);
+  }
+  if (error == -EINVAL && same_mapping.count < run.count) {
+    // The run crosses into another mapping, which MOVE refuses as a whole.
+    *served = same_mapping.count;
+    return move_in(block, same_mapping);
+  }
+  if (error == -EINVAL) {
+    // Locked or executable memory.
+    *served = same_mapping.count;
+    return copy_in_protected(block, same_mapping);
+  }
+  if (error == -ENOENT) return kTryAgain;
+  log_warning("pages at {:#x} cannot be moved: error {}", first.start, -error);
+  return failed(FaultKind::kUnmappable);
+}
+
+// `run`'s pages are out of the application and lie at `staging` where `present` (relative to the run) says so.
+Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging) noexcept {
+  Range range = block.range(run);
+  int error = 0;
+  std::uint64_t copied = 0;
+  for (PageRun part = present.next_run(0); part.count != 0 && error == 0; part = present.next_run(part.end())) {
+    std::uint64_t offset = part.first * kPageSize;
+    error = on_device([&] {
+      return device_->copy_in({range.start + offset, part.count * kPageSize},
+                              reinterpret_cast<const void*>(staging + offset));
+    });
+    copied += part.count;
+  }
+  if (error == 0 && copied < run.count) error = on_device([&] { return device_->zero_fill(range); });
+  if (error != 0) {
+    on_device([&] { return device_->unmap(range); });
+    put_back(range, staging);
+    log_warning("device memory refused {} bytes at {:#x}: error {}", range.size, range.start, -error);
+    return failed(FaultKind::kOutOfMemory);
+  }
+  block.host_to_device(run);
+  on_device([&] { return device_->map(range, Access::kReadWrite); });
+  counters_.add(&Statistics::pages_to_device, copied);
+  counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
+  counters_.add(&Statistics::pages_zero_filled, run.count - copied);
+  return kServed;
+}
+
+// For kernels without MOVE and for memory that it refuses: stop writers, copy, drop.
+Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
+  Range range = block.range(run);
+  int error = host_.write_protect(range, true);
+  if (error != 0) return error == -EAGAIN || error == -ENOENT ? kTryAgain : failed(FaultKind::kUnmappable);
+  auto give_up = [&](Verdict verdict) {
+    host_.write_protect(range, false);
+    host_.wake(range);
+    return verdict;
+  };
+  PageMask present;
+  if (space_.present_pages(range, &present) != 0) return give_up(kTryAgain);
+  unsigned copied = 0;
+  for (PageRun part = present.next_run(0); part.count != 0; part = present.next_run(part.end())) {
+    Range source{range.start + part.first * kPageSize, part.count * kPageSize};
+    error = space_.read(source.start, bounce_, source.size);
+    if (error == 0) error = on_device([&] { return device_->copy_in(source, bounce_); });
+    if (error != 0) {
+      on_device([&] { return device_->unmap(range); });
+      return give_up(error == -EIO ? kTryAgain : failed(FaultKind::kOutOfMemory));
+    }
+    copied += part.count;
+  }
+  if (copied < run.count) error = on_device([&] { return device_->zero_fill(range); });
+  events_.read_pending();
+  if (error == 0 && !events_.pending_on(range)) {
+    events_.begin_operation(range, {0, 0});
+    error = copied == 0 ? 0 : agent_.discard(range, events_);
+    events_.end_operation();
+  } else if (error == 0) {
+    error = -EAGAIN;
+  }
+  if (error != 0) {
+    on_device([&] { return device_->unmap(range); });
+    return give_up(error == -EAGAIN ? kTryAgain : failed(FaultKind::kUnmappable));
+  }
+  block.host_to_device(run);
+  on_device([&] { return device_->map(range, Access::kReadWrite); });
+  host_.wake(range);
+  counters_.add(&Statistics::pages_to_device, copied);
+  counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
+  counters_.add(&Statistics::pages_zero_filled, run.count - copied);
+  return kServed;
+}
+
+void Migrator::put_back(Range range, std::uint64_t staging) noexcept {
+  // Must succeed, or data is lost; only an unmapped destination ends it early.
+  for (std::uint64_t done = 0; done < range.size;) {
+    auto progress = host_.move(range.start + done, {staging + done, range.size - done}, true);
+    done += progress.done;
+    if (progress.error == 0) break;
+    if (progress.error == -EAGAIN) {
+      events_.read_pending();
+      timespec pause{0, 20'000};
+      raw_syscall(SYS_nanosleep, &pause, nullptr);
+    } else if (progress.error == -EEXIST) {
+      done += kPageSize;
+    } else {
+      log_debug("{:#x} was unmapped while its pages were on their way", range.start + done);
+      break;
+    }
+  }
+  host_.wake(range);
+}
+
+Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept {
+  if (!mapping.readable()) return failed(FaultKind::kInvalidAddress);
+  // A few pages around, as a file is read; just the one if they cannot all be read.
+  PageRun around = block.pages(mapping.range);
+  unsigned first = std::max(page & ~(kSnapshotPages - 1), around.first);
+  unsigned end = std::min((page & ~(kSnapshotPages - 1)) + kSnapshotPages, around.end());
+  PageMask wanted = PageMask({first, end - first}) & block.on_host() & ~block.registered();
+  wanted.set(page);
+  PageRun run{page, 1};
+  while (run.first > first && wanted.test(run.first - 1)) --run.first;
+  run.count = wanted.find_clear(page) - run.first;
+  int error = space_.read(block.range(run).start, bounce_, block.range(run).size);
+  if (error != 0) {
+    run = {page, 1};
+    error = space_.read(block.range(run).start, bounce_, kPageSize);
+  }
+  Range range = block.range(run);
+  if (error != 0) {
+    blocks_.remove_if_empty(block);
+    log_warning("{:#x} cannot be read: error {}", range.start, -error);
+    return failed(FaultKind::kUnmappable);
+  }
+  if (on_device([&] { return device_->copy_in(range, bounce_); }) != 0) {
+    on_device([&] { return device_->unmap(range); });
+    blocks_.remove_if_empty(block);
+    return failed(FaultKind::kOutOfMemory);
+  }
+  block.host_to_snapshot(run);
+  snapshot_blocks_.push_back(block.base());
+  on_device([&] { return device_->map(range, Access::kRead); });
+  counters_.add(&Statistics::snapshot_pages, run.count);
+  return kServed;
+}
+
+void Migrator::drop_snapshot(Block& block, PageRun run) noexcept {
+  on_device([&] { return device_->unmap(block.range(run)); });
+  block.snapshot_to_host(run);
+}
+
+void Migrator::drop_snapshots() noexcept {
+  for (std::uint64_t base : snapshot_blocks_) {
+    Block* block = blocks_.find(base);
+    if (block == nullptr) continue;
+    PageMask copies = block->snapshot();
+    for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) drop_snapshot(*block, run);
+    blocks_.remove_if_empty(*block);
+  }
+  snapshot_blocks_.clear();
+}
+
+}  // namespace mirrorcl::mirror

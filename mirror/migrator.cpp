@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/migrator.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/raw_syscall.h"
+#include "device/window.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+// How long after a REMOVE event the kernel may not yet have dropped the pages: the event is sent before.
+constexpr std::uint64_t kDiscardGraceNs = 20'000'000;
+
+// Where A looks at device memory.
+constexpr Range kView{window::kViews.start, kBlockSize};
+
+std::uint64_t read_max_map_count() {
+  constexpr std::uint64_t kDefault = 65530;
+  long fd = raw_syscall(SYS_openat, -100 /* AT_FDCWD */, "/proc/sys/vm/max_map_count", 0);
+  if (fd < 0) return kDefault;
+  char text[32] = {};
+  long size = raw_syscall(SYS_read, fd, text, sizeof text - 1);
+  raw_syscall(SYS_close, fd);
+  std::uint64_t value = 0;
+  for (long i = 0; i < size && text[i] >= '0' && text[i] <= '9'; ++i) {
+    value = value * 10 + static_cast<std::uint64_t>(text[i] - '0');
+  }
+  return value != 0 ? value : kDefault;
+}
+
+}  // namespace
+
+std::uint64_t now_ns() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent,
+                   Counters& counters, const MirrorOptions& options, std::pmr::memory_resource* memory)
+    : host_(host),
+      space_(space),
+      events_(events),
+      agent_(agent),
+      counters_(counters),
+      options_(options),
+      memory_(memory),
+      blocks_(memory),
+      staging_(host),
+      snapshot_blocks_(memory) {}
+
+Result<void> Migrator::open() {
+  // A coherent run in the middle of a mapping makes three of one. A quarter of what the process may have is left to us.
+  coherent_mappings_limit_ = read_max_map_count() / 4;
+  bounce_ = static_cast<char*>(memory_->allocate(kBlockSize, kPageSize));
+  return staging_.open();
+}
+
+bool Migrator::discard_is_recent(const Block& block) const noexcept {
+  return block.discarding().any() && now_ns() - block.discarding_since_ns() < kDiscardGraceNs;
+}
+
+const void* Migrator::view(Range range) noexcept {
+  if (!device_->capabilities().memory_cpu_mappable) return nullptr;
+  long address = raw_syscall(SYS_mmap, kView.start, range.size, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
+                             device_->memory_fd(), range.start);
+  return address == static_cast<long>(kView.start) ? reinterpret_cast<const void*>(address) : nullptr;
+}
+
+void Migrator::unmapped(Range range, bool during_operation) noexcept {
+  counters_.add(&Statistics::events_unmap);
+  blocks_.for_each(range, [&](Block& block) {
+    PageRun run = block.pages(range);
+    PageMask gone = block.in_device_memory() & PageMask(run);
+    for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
+      on_device([&] { return device_->unmap(block.range(part)); });
+    }
+    if (during_operation) {
+      // The application unmapped these pages while we were replacing their mapping: ours may lie there now. Nobody owns
+      // it.
+      PageMask replaced = block.coherent() & PageMask(run);
+      for (PageRun part = replaced.next_run(0); part.count != 0; part = replaced.next_run(part.end())) {
+        auto mapping = space_.query(block.range(part).start);
+        if (!mapping || !mapping->shared || mapping->range.end() < block.range(part).end()) continue;
+        events_.begin_operation(block.range(part), {0, 0});
+        agent_.unmap(block.range(part), events_);
+        events_.end_operation();
+      }
+    }
+    block.forget(run);
+    blocks_.remove_if_empty(block);
+  });
+}
+
+void Migrator::discarded(Range range) noexcept {
+  counters_.add(&Statistics::events_remove);
+  std::uint64_t now = now_ns();
+  blocks_.for_each(range, [&](Block& block) {
+    PageMask wanted(block.pages(range));
+    // Device memory shows zeros from now on. Coherent pages lose the application's entry with it, and its next access
+    // finds no page and faults here; the mapping stays.
+    PageMask gone = block.in_device_memory() & wanted;
+    for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
+      on_device([&] { return device_->unmap(block.range(part)); });
+    }
+    PageMask on_host = block.on_host() & block.registered() & wanted;
+    PageMask on_device_only = block.device() & wanted;
+    for (PageRun part = on_device_only.next_run(0); part.count != 0; part = on_device_only.next_run(part.end())) {
+      block.device_to_discarded(part);
+    }
+    PageMask copies = block.snapshot() & wanted;
+    for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end()))
+      block.snapshot_to_host(part);
+    if (on_host.any()) block.mark_discarding(on_host, now);
+    blocks_.remove_if_empty(block);
+  });
+}
+
+void Migrator::moved(Range from, std::uint64_t to) noexcept {
+  counters_.add(&Statistics::events_remap);
+  std::uint64_t distance = to - from.start;  // modulo 2^64
+  blocks_.for_each(from, [&](Block& block) {
+    PageRun all = block.pages(from);
+    PageMask kept;  // still shown by the application's mapping at the new address
+    for (unsigned page = all.first; page < all.end(); ++page) {
+      Range old_range = block.range(PageRun{page, 1});
+      Range new_range{old_range.start + distance, kPageSize};
+      if (!block.registered(page)) continue;
+      PageState state = block.state(page);
+      if (state == PageState::kCoherent) {
+        // The mapping at the new address shows device memory of the old one. Take it away from the application first,
+        // so that nothing is written there any more; what it touches now faults and waits for us.
+        if (replace_mapping(new_range, Backing::kEmpty) != 0) {
+          log_error("a coherent page moved from {:#x} to {:#x} could not be followed; the device no longer sees it",
+                    old_range.start, new_range.start);
+          kept.set(page);
+          continue;
+        }
+        coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
+      }
+      Block& target = blocks_.find_or_create(new_range.start);
+      PageRun target_run{page_in_block(new_range.start), 1};
+      target.forget(target_run);
+      target.mark_registered(target_run);
+      if (state != PageState::kDevice && state != PageState::kCoherent) continue;
+      int error = on_device([&] { return device_->copy_out(old_range, bounce_); });
+      if (error == 0) error = on_device([&] { return device_->copy_in(new_range, bounce_); });
+      if (error != 0) {
+        log_error("device memory of {:#x} could not be moved to {:#x}: error {}", old_range.start, new_range.start,
+                  -error);
+        continue;
+      }
+      target.host_to_device(target_run);
+      host_.wake(new_range);
+    }
+    PageMask gone = block.in_device_memory() & PageMask(all) & ~kept;
+    for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
+      on_device([&] { return device_->unmap(block.range(part)); });
+    }
+    block.forget(all);
+    blocks_.remove_if_empty(block);
+  });
+}
+
+}  // namespace mirrorcl::mirror

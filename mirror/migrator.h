@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves pages between the application and a device, and answers the faults of both. Every change of where a page lives
+// is made here.
+//
+// One operation at a time, in the service thread, and none of them waits for the application: an operation that meets
+// an event on its way (EAGAIN) finishes what it has begun, leaves the rest as it was and says kAgain; the caller
+// applies the events and repeats it. So between operations every page is in exactly one state of block.h, never "in
+// transit".
+//
+// Locking: service thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory_resource>
+#include <vector>
+
+#include "device/packet.h"
+#include "mirror/address_space.h"
+#include "mirror/block_table.h"
+#include "mirror/counters.h"
+#include "mirror/host_agent.h"
+#include "mirror/host_events.h"
+#include "mirror/mirror.h"
+#include "mirror/staging.h"
+#include "mirror/userfaultfd.h"
+
+namespace mirrorcl::mirror {
+
+enum class Outcome : std::uint8_t {
+  kDone,
+  kAgain,   // events are on their way: apply them, then repeat
+  kFailed,  // will not work however often it is repeated
+};
+
+// How the service of a device fault ended. `kind` says why it failed.
+struct Verdict {
+  Outcome outcome;
+  device::FaultKind kind = device::FaultKind::kNone;
+};
+
+class Migrator {
+ public:
+  Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent, Counters& counters,
+           const MirrorOptions& options, std::pmr::memory_resource* memory);
+  // Maps what it needs of the window and reads system limits. Before the threads start.
+  Result<void> open();
+
+  void attach(DeviceOperations* device) { device_ = device; }
+  DeviceOperations* device() const { return device_; }
+
+  Verdict serve_device(const DeviceFault& fault) noexcept;
+  Outcome serve_host(const HostFault& fault) noexcept;
+
+  // Everything of `range` comes home, and its blocks are forgotten.
+  Outcome bring_home(Range range) noexcept;
+  void drop_snapshots() noexcept;
+  bool has_snapshots() const { return !snapshot_blocks_.empty(); }
+  // Gives back memory that is only kept for speed.
+  void rest() noexcept { staging_.empty(); }
+
+  // What the notifier tells: the application has unmapped, discarded or moved memory.
+  void unmapped(Range range, bool during_operation) noexcept;
+  void discarded(Range range) noexcept;
+  void moved(Range from, std::uint64_t to) noexcept;
+
+ private:
+  // migrate_in.cpp: host to device
+  Verdict register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept;
+  Verdict migrate_in(Block& block, unsigned page) noexcept;
+  Verdict move_in(Block& block, PageRun run) noexcept;
+  Verdict move_in_stubborn(Block& block, PageRun run, int error, unsigned* served) noexcept;
+  Verdict adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging) noexcept;
+  Verdict copy_in_protected(Block& block, PageRun run) noexcept;
+  Verdict take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept;
+  Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
+  void put_back(Range range, std::uint64_t staging) noexcept;
+  void drop_snapshot(Block& block, PageRun run) noexcept;
+
+  // migrate_out.cpp: device to host
+  Outcome bring_region_home(Block& block, unsigned page) noexcept;
+  Outcome move_out(Block& block, PageRun run) noexcept;
+  Outcome show_zeros(Block* block, const HostFault& fault) noexcept;
+  bool stop_tracking(Block& block, Range range) noexcept;
+
+  // coherence.cpp: one memory for both
+  enum class Backing : std::uint8_t { kDeviceMemory, kEmpty };
+  bool wants_coherence(const Block& block, unsigned page) const noexcept;
+  Outcome make_coherent(Block& block, unsigned page) noexcept;
+  Outcome make_run_coherent(Block& block, PageRun run) noexcept;
+  Outcome end_coherence(Block& block, PageRun run) noexcept;
+  Outcome serve_coherent(Block& block, const HostFault& fault) noexcept;
+  int replace_mapping(Range range, Backing backing) noexcept;
+  void find_thread_control_blocks(Block& block, PageRun run) noexcept;
+
+  // A's view of device memory, valid until the next call; null if it cannot be mapped.
+  const void* view(Range range) noexcept;
+  bool discard_is_recent(const Block& block) const noexcept;
+  // Calls a device operation until it is not told to read host events first.
+  template <typename Operation>
+  int on_device(Operation operation) noexcept;
+
+  const Userfaultfd& host_;
+  const AddressSpace& space_;
+  HostEvents& events_;
+  HostAgent& agent_;
+  Counters& counters_;
+  MirrorOptions options_;
+  std::pmr::memory_resource* memory_;
+  DeviceOperations* device_ = nullptr;
+  BlockTable blocks_;
+  Staging staging_;
+  char* bounce_ = nullptr;                           // kBlockSize bytes of pinned memory for contents on their way
+  std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
+  std::uint64_t coherent_mappings_ = 0;              // an upper bound of the mappings that coherent runs split off
+  std::uint64_t coherent_mappings_limit_ = 0;
+  bool told_coherent_limit_ = false;
+};
+
+// Nanoseconds of CLOCK_MONOTONIC.
+std::uint64_t now_ns() noexcept;
+inline std::uint32_t to_ms(std::uint64_t ns) noexcept {
+  return static_cast<std::uint32_t>(ns / 1'000'000);
+}
+
+template <typename Operation>
+int Migrator::on_device(Operation operation) noexcept {
+  int result;
+  while ((result = operation()) == -11 /* EAGAIN */) {
+    counters_.add(&Statistics::retries);
+    events_.read_pending();
+  }
+  return result;
+}
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/mirror.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+
+#include "base/log.h"
+#include "device/window.h"
+#include "mirror/service_thread.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+std::mutex g_start;
+// The running mirror; null before it starts, after it ends, and in a forked child. In the driver's own segment, which
+// never migrates.
+std::atomic<ServiceThread*> g_service{nullptr};
+
+void hold_everything() noexcept {
+  if (ServiceThread* service = g_service.load()) service->request({Request::Kind::kHold, {0, 0}, nullptr});
+}
+
+void before_fork() {
+  hold_everything();
+}
+
+void after_fork_in_parent() {
+  if (ServiceThread* service = g_service.load()) service->request({Request::Kind::kRelease, {0, 0}, nullptr});
+}
+
+void after_fork_in_child() {
+  // The child has all memory and none of the threads. Its copy of the mirror is dead.
+  if (ServiceThread* service = g_service.exchange(nullptr)) service->close_in_child();
+}
+
+// A sanitizer's leak check stops every thread, the service thread too, and then reads all memory: nothing may be away
+// by then.
+void before_exit() {
+  hold_everything();
+}
+
+bool has_leak_checker() {
+  return dlsym(RTLD_DEFAULT, "__lsan_do_leak_check") != nullptr || dlsym(RTLD_DEFAULT, "__asan_init") != nullptr;
+}
+
+void install_process_hooks() {
+  static bool installed = [] {
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    if (has_leak_checker()) std::atexit(before_exit);
+    return true;
+  }();
+  (void)installed;
+}
+
+class MirrorHandle final : public Mirror {
+ public:
+  explicit MirrorHandle(ServiceThread* service) : service_(service) {}
+
+  ~MirrorHandle() override {
+    std::scoped_lock lock(g_start);
+    if (g_service.load() != service_) return;  // the child of a fork
+    service_->request({Request::Kind::kStop, {0, 0}, nullptr});
+    service_->join();
+    g_service.store(nullptr);
+    service_->~ServiceThread();
+    for (const auto& region : {window::kPinned, window::kStaging, window::kViews}) unmap_window_region(region);
+  }
+
+  Result<void> attach(DeviceOperations& device) override {
+    if (!alive()) return fail(ErrorCode::kDeviceLost, "the mirror does not live in a forked child");
+    int error = service_->request({Request::Kind::kAttach, {0, 0}, &device});
+    if (error == -EBUSY) {
+      return fail(ErrorCode::kNotSupported, "the mirror serves one device, and another one is attached already");
+    }
+    if (error != 0) return fail_errno("cannot attach the device to the mirror", -error);
+    return {};
+  }
+  void drain_events() noexcept override {
+    if (alive()) service_->drain_events();
+  }
+  void drop_snapshots() noexcept override {
+    if (alive() && service_->has_snapshots()) service_->request({Request::Kind::kDropSnapshots, {0, 0}, nullptr});
+  }
+  void bring_home(Range range) noexcept override {
+    Range pages{page_down(range.start), page_up(range.end()) - page_down(range.start)};
+    if (alive()) service_->request({Request::Kind::kBringHome, pages, nullptr});
+  }
+  void hold_home() noexcept override {
+    if (alive()) service_->request({Request::Kind::kHold, {0, 0}, nullptr});
+  }
+  void release_hold() noexcept override {
+    if (alive()) service_->request({Request::Kind::kRelease, {0, 0}, nullptr});
+  }
+  Statistics statistics() const noexcept override { return alive() ? service_->statistics() : Statistics{}; }
+
+ private:
+  bool alive() const noexcept { return g_service.load(std::memory_order_relaxed) == service_; }
+
+  ServiceThread* service_;
+};
+
+}  // namespace
+
+Result<void> Mirror::probe() {
+  auto host = Userfaultfd::open();
+  if (!host) return tl::unexpected<Error>(host.error());
+  return {};
+}
+
+Result<std::unique_ptr<Mirror>> Mirror::start(const MirrorOptions& options) {
+  std::scoped_lock lock(g_start);
+  if (g_service.load() != nullptr) return fail(ErrorCode::kInvalidArgument, "the mirror runs already");
+  auto host = Userfaultfd::open();
+  if (!host) return tl::unexpected<Error>(host.error());
+  auto space = AddressSpace::open();
+  if (!space) return tl::unexpected<Error>(space.error());
+  space->exclude_own_objects();
+
+  struct Part {
+    window::Region region;
+    int protection;
+  };
+  Part parts[] = {{window::kPinned, PROT_READ | PROT_WRITE},
+                  {window::kStaging, PROT_READ | PROT_WRITE},
+                  {window::kViews, PROT_NONE}};
+  for (std::size_t i = 0; i < std::size(parts); ++i) {
+    auto mapped = map_window_region(parts[i].region, parts[i].protection);
+    if (mapped) continue;
+    while (i-- > 0) unmap_window_region(parts[i].region);
+    return tl::unexpected<Error>(mapped.error());
+  }
+  // The arena lies at the front of what it hands out.
+  PinnedArena local;
+  auto* arena = new (local.allocate(sizeof(PinnedArena), alignof(PinnedArena))) PinnedArena(local);
+  void* memory = arena->allocate(sizeof(ServiceThread), alignof(ServiceThread));
+  auto* service = new (memory) ServiceThread(*arena, std::move(*host), std::move(*space), options);
+  auto started = service->start();
+  if (!started) {
+    service->~ServiceThread();
+    for (const Part& part : parts) unmap_window_region(part.region);
+    return tl::unexpected<Error>(started.error());
+  }
+  g_service.store(service);
+  install_process_hooks();
+  return std::make_unique<MirrorHandle>(service);
+}
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/pinned_arena.h"
+
+#include <errno.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include <new>
+
+#include "mirror/address_space.h"
+#include "mirror/page_mask.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+}  // namespace
+
+Result<void> map_window_region(const window::Region& region, int protection) {
+  void* wanted = reinterpret_cast<void*>(region.start);
+  if (mmap(wanted, region.size, protection, kFlags | MAP_FIXED_NOREPLACE, -1, 0) == wanted) return {};
+  if (errno != EEXIST) return fail_errno(fmt::format("cannot map the window at {:#x}", region.start), errno);
+  auto space = AddressSpace::open();
+  if (!space) return tl::unexpected<Error>(space.error());
+  for (std::uint64_t address = region.start; address < region.end();) {
+    auto mapping = space->query(address);
+    if (mapping && (mapping->protection != PROT_NONE || !mapping->anonymous)) {
+      return fail(
+          ErrorCode::kNotSupported,
+          fmt::format(
+              "the address range {:#x}-{:#x}, which MirrorCL needs for itself, is already in use by this process",
+              window::kWindow.start, window::kWindow.end()));
+    }
+    address = mapping ? mapping->range.end() : address + kBlockSize;
+  }
+  if (mmap(wanted, region.size, protection, kFlags | MAP_FIXED, -1, 0) != wanted) {
+    return fail_errno(fmt::format("cannot map the window at {:#x}", region.start), errno);
+  }
+  return {};
+}
+
+void unmap_window_region(const window::Region& region) noexcept {
+  (void)mmap(reinterpret_cast<void*>(region.start), region.size, PROT_NONE, kFlags | MAP_FIXED, -1, 0);
+}
+
+void* PinnedArena::do_allocate(std::size_t bytes, std::size_t alignment) {
+  std::uint64_t start = (next_ + alignment - 1) & ~(std::uint64_t{alignment} - 1);
+  if (start > window::kPinned.end() || bytes > window::kPinned.end() - start) throw std::bad_alloc();
+  next_ = start + bytes;
+  return reinterpret_cast<void*>(start);
+}
+
+Result<void> PinnedThread::start(PinnedArena& arena, const char* name, void (*body)(void*), void* argument) {
+  // Page below the stack: an overflow must not reach the neighbour's data.
+  char* memory = static_cast<char*>(arena.allocate(kStackSize + kPageSize, kPageSize));
+  if (mprotect(memory, kPageSize, PROT_NONE) != 0) return fail_errno("cannot protect a pinned stack", errno);
+  body_ = body;
+  argument_ = argument;
+
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstack(&attributes, memory + kPageSize, kStackSize);
+  // The new thread inherits the mask: no handler of the application ever runs on a pinned stack. (libc keeps its own
+  // two signals open, so that setuid() still reaches every thread.)
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = pthread_create(
+      &thread_, &attributes,
+      [](void* self) -> void* {
+        auto* thread = static_cast<PinnedThread*>(self);
+        thread->body_(thread->argument_);
+        return nullptr;
+      },
+      this);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_attr_destroy(&attributes);
+  if (error != 0) return fail_errno("cannot start a pinned thread", error);
+  running_ = true;
+  pthread_setname_np(thread_, name);
+  return {};
+}
+
+void PinnedThread::join() noexcept {
+  if (running_) pthread_join(thread_, nullptr);
+  running_ = false;
+}
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/policy.h"
+
+namespace mirrorcl::mirror {
+
+PageRun dense_region(unsigned page, const PageMask& present, const PageMask& candidates,
+                     std::uint32_t percent) noexcept {
+  PageMask with_page = present & candidates;
+  with_page.set(page);
+  PageMask all_candidates = candidates;
+  all_candidates.set(page);
+  for (unsigned size = kBlockPages; size >= 2; size /= 2) {
+    PageRun region{page & ~(size - 1), size};
+    if (with_page.count(region) * 100ULL > std::uint64_t{percent} * all_candidates.count(region)) return region;
+  }
+  return {page, 1};
+}
+
+void ReturnCounter::note(PageRun run, std::uint32_t now_ms, std::uint32_t window_ms) noexcept {
+  for (unsigned page = run.first; page < run.end(); ++page) {
+    if (count_[page] == 0 || now_ms - window_start_ms_[page] > window_ms) {
+      window_start_ms_[page] = now_ms;
+      count_[page] = 1;
+    } else if (count_[page] < 255) {
+      ++count_[page];
+    }
+  }
+}
+
+bool ReturnCounter::is_bouncing(unsigned page, std::uint32_t now_ms, std::uint32_t window_ms,
+                                std::uint32_t threshold) const noexcept {
+  return count_[page] >= threshold && count_[page] > 0 && now_ms - window_start_ms_[page] <= window_ms;
+}
+
+PageMask ReturnCounter::bouncing(std::uint32_t now_ms, std::uint32_t window_ms,
+                                 std::uint32_t threshold) const noexcept {
+  PageMask mask;
+  for (unsigned page = 0; page < kBlockPages; ++page) {
+    if (is_bouncing(page, now_ms, window_ms, threshold)) mask.set(page);
+  }
+  return mask;
+}
+
+void ReturnCounter::forget(PageRun run) noexcept {
+  for (unsigned page = run.first; page < run.end(); ++page) count_[page] = 0;
+}
+
+}  // namespace mirrorcl::mirror

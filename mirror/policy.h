@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where pages should live and how many move at once. Pure functions of masks and times: no system calls, no state of
+// its own but the counters of returns that a block keeps.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "mirror/page_mask.h"
+
+namespace mirrorcl::mirror {
+
+// The largest aligned region of 2^n pages around `page` of which, with `page` itself, more than `percent` percent of
+// the `candidates` are in `present`; {page, 1} if no region is. (NVIDIA UVM's density tree.)
+//   present     a set bit means: already where the fault wants the page
+//   candidates  a set bit means: the page counts, because it could be there
+PageRun dense_region(unsigned page, const PageMask& present, const PageMask& candidates,
+                     std::uint32_t percent) noexcept;
+
+// Counts for each page of a block how often it came back from a device within a window of time.
+class ReturnCounter {
+ public:
+  // Pages of `run` returned to the host at `now_ms`. A window that has passed starts again.
+  void note(PageRun run, std::uint32_t now_ms, std::uint32_t window_ms) noexcept;
+  // The pages that returned at least `threshold` times within the window that `now_ms` lies in.
+  PageMask bouncing(std::uint32_t now_ms, std::uint32_t window_ms, std::uint32_t threshold) const noexcept;
+  bool is_bouncing(unsigned page, std::uint32_t now_ms, std::uint32_t window_ms,
+                   std::uint32_t threshold) const noexcept;
+  void forget(PageRun run) noexcept;
+
+ private:
+  std::array<std::uint32_t, kBlockPages> window_start_ms_{};
+  std::array<std::uint8_t, kBlockPages> count_{};
+};
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/service_thread.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include "base/log.h"
+#include "base/raw_syscall.h"
+#include "device/window.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+constexpr Range kUserSpace{window::kUserSpaceStart, window::kUserSpaceEnd - window::kUserSpaceStart};
+
+}  // namespace
+
+ServiceThread::ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace space, const MirrorOptions& options)
+    : arena_(arena),
+      pool_(&arena),
+      host_(std::move(host)),
+      space_(std::move(space)),
+      events_(host_, &pool_),
+      migrator_(host_, space_, events_, agent_, counters_, options, &pool_),
+      notifier_(events_, migrator_),
+      device_faults_(&pool_) {
+  device_faults_.reserve(256);
+}
+
+Result<void> ServiceThread::start() {
+  epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
+  wakeup_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll_ || !wakeup_) return fail_errno("cannot create the service thread's event queue", errno);
+  for (auto [fd, source] : {std::pair{host_.fd(), Source::kHost}, std::pair{wakeup_.get(), Source::kRequests}}) {
+    if (int error = watch(fd, source); error != 0) return fail_errno("cannot watch the mirror's descriptors", -error);
+  }
+  if (auto opened = migrator_.open(); !opened) return opened;
+  if (auto started = agent_.start(arena_); !started) return started;
+  auto started = thread_.start(
+      arena_, "mirror-service", [](void* self) { static_cast<ServiceThread*>(self)->run(); }, this);
+  if (!started) agent_.stop();
+  return started;
+}
+
+void ServiceThread::join() noexcept {
+  thread_.join();
+  agent_.stop();
+}
+
+void ServiceThread::close_in_child() noexcept {
+  raw_syscall(SYS_close, epoll_.release());
+  raw_syscall(SYS_close, wakeup_.release());
+  raw_syscall(SYS_close, host_.fd());
+}
+
+int ServiceThread::watch(int fd, Source source) noexcept {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = static_cast<std::uint64_t>(source);
+  return static_cast<int>(raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_ADD, fd, &event));
+}
+
+int ServiceThread::request(const Request& request) noexcept {
+  // On the caller's own stack or in the window: nothing here is touched by the service thread but the slot.
+  for (;;) {
+    for (Slot& slot : slots_) {
+      std::uint32_t expected = Slot::kFree;
+      if (!slot.state.compare_exchange_strong(expected, Slot::kClaimed, std::memory_order_acquire)) continue;
+      slot.request = request;
+      slot.state.store(Slot::kPosted, std::memory_order_release);
+      posted_.fetch_add(1, std::memory_order_release);
+      std::uint64_t one = 1;
+      raw_syscall(SYS_write, wakeup_.get(), &one, sizeof one);
+      for (std::uint32_t state; (state = slot.state.load(std::memory_order_acquire)) != Slot::kDone;) {
+        futex_wait(&slot.state, state);
+      }
+      int result = slot.result;
+      slot.state.store(Slot::kFree, std::memory_order_release);
+      return result;
+    }
+    raw_syscall(SYS_sched_yield);
+  }
+}
+
+void ServiceThread::run() noexcept {
+  while (!stop_) {
+    wait();
+    notifier_.apply_pending();
+    retry_ = false;
+    serve_requests();
+    serve_host_faults();
+    if (holds_ == 0) serve_device_faults();
+    has_snapshots_.store(migrator_.has_snapshots(), std::memory_order_release);
+  }
+}
+
+void ServiceThread::wait() noexcept {
+  // What was read while the agent worked does not show up in epoll again.
+  bool busy = events_.has_events() || !events_.faults().empty() || (holds_ == 0 && !device_faults_.empty());
+  std::int64_t timeout_ns = busy ? (retry_ ? kRetryNs : 0) : retry_ ? kRetryNs : resting_ ? -1 : kRestNs;
+  events_.settle();
+  timespec timeout{timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
+  epoll_event ready[4];
+  long count = raw_syscall(SYS_epoll_pwait2, epoll_.get(), ready, 4, timeout_ns < 0 ? nullptr : &timeout, nullptr, 0);
+  if (count == 0 && timeout_ns == kRestNs) {
+    migrator_.rest();
+    resting_ = true;
+    return;
+  }
+  resting_ = resting_ && count <= 0;
+  for (long i = 0; i < count; ++i) {
+    switch (static_cast<Source>(ready[i].data.u64)) {
+      case Source::kHost:
+        break;  // read in any case, before anything else is done
+      case Source::kRequests: {
+        std::uint64_t posted;
+        raw_syscall(SYS_read, wakeup_.get(), &posted, sizeof posted);
+        break;
+      }
+      case Source::kDeviceFaults:
+        device_ready_ = true;
+        break;
+      case Source::kDeviceLost:
+        device_lost();
+        break;
+    }
+  }
+}
+
+void ServiceThread::serve_host_faults() noexcept {
+  auto& faults = events_.faults();
+  // Serving may append to the list, when the agent is waited for.
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < faults.size(); ++i) {
+    HostFault fault = faults[i];
+    counters_.add(&Statistics::cpu_faults);
+    Outcome outcome = migrator_.serve_host(fault);
+    if (outcome == Outcome::kAgain) {
+      retry_ = true;
+      faults[kept++] = fault;
+    } else if (outcome == Outcome::kFailed) {
+      // Not served, and it will be asked again: log and let the thread try once more a little later.
+      log_error("an access to {:#x} by the application waits for the device", fault.address);
+      retry_ = true;
+      faults[kept++] = fault;
+    }
+    if (events_.has_events()) {
+      // Never serve a fault with an older event unapplied: keep the rest for the next round.
+      for (std::size_t rest = i + 1; rest < faults.size(); ++rest) faults[kept++] = faults[rest];
+      break;
+    }
+  }
+  faults.resize(kept);
+}
+
+void ServiceThread::serve_device_faults() noexcept {
+  DeviceOperations* device = migrator_.device();
+  if (device == nullptr) return;
+  if (device_ready_) {
+    device_ready_ = false;
+    DeviceFault fresh[64];
+    int count = device->next_faults(fresh);
+    for (int i = 0; i < count; ++i) device_faults_.push_back(fresh[i]);
+    if (count > 0) counters_.add(&Statistics::device_faults, static_cast<std::uint64_t>(count));
+  }
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < device_faults_.size(); ++i) {
+    DeviceFault fault = device_faults_[i];
+    Verdict verdict = events_.has_events() ? Verdict{Outcome::kAgain} : migrator_.serve_device(fault);
+    switch (verdict.outcome) {
+      case Outcome::kDone:
+        counters_.add(&Statistics::replays);
+        break;
+      case Outcome::kAgain:
+        device_faults_[kept++] = fault;
+        retry_ = retry_ || !events_.has_events();
+        break;
+      case Outcome::kFailed:
+        counters_.add(&Statistics::device_faults_failed);
+        log_debug("device access to {:#x} fails: kind {}", fault.address, static_cast<int>(verdict.kind));
+        device->fail(fault, verdict.kind);
+        break;
+    }
+  }
+  device_faults_.resize(kept);
+}
+
+void ServiceThread::serve_requests() noexcept {
+  if (posted_.load(std::memory_order_acquire) == 0) return;
+  for (Slot& slot : slots_) {
+    std::uint32_t state = slot.state.load(std::memory_order_acquire);
+    if (state != Slot::kPosted && state != Slot::kServing) continue;
+    if (!serve_request(slot)) {
+      retry_ = true;
+      continue;
+    }
+    posted_.fetch_sub(1, std::memory_order_relaxed);
+    slot.state.store(Slot::kDone, std::memory_order_release);
+    futex_wake(&slot.state, 1);
+  }
+}
+
+bool ServiceThread::continue_bringing_home(Range range) noexcept {
+  Outcome outcome = migrator_.bring_home(range);
+  if (outcome == Outcome::kFailed) log_error("some pages could not be brought home from the device");
+  return outcome != Outcome::kAgain;
+}
+
+bool ServiceThread::serve_request(Slot& slot) noexcept {
+  bool first = slot.state.load(std::memory_order_relaxed) == Slot::kPosted;
+  slot.state.store(Slot::kServing, std::memory_order_relaxed);
+  slot.result = 0;
+  switch (slot.request.kind) {
+    case Request::Kind::kAttach:
+      slot.result = attach(slot.request.device);
+      return true;
+    case Request::Kind::kDropSnapshots:
+      if (migrator_.device() != nullptr) migrator_.drop_snapshots();
+      has_snapshots_.store(false, std::memory_order_release);
+      return true;
+    case Request::Kind::kBringHome:
+      return migrator_.device() == nullptr || continue_bringing_home(slot.request.range);
+    case Request::Kind::kHold:
+      if (first && holds_++ == 0) watch_device_faults(false);
+      return migrator_.device() == nullptr || continue_bringing_home(kUserSpace);
+    case Request::Kind::kRelease:
+      if (holds_ > 0 && --holds_ == 0) {
+        watch_device_faults(true);
+        device_ready_ = true;
+      }
+      return true;
+    case Request::Kind::kStop:
+      if (first && holds_++ == 0) watch_device_faults(false);
+      stop_ = migrator_.device() == nullptr || continue_bringing_home(kUserSpace);
+      return stop_;
+  }
+  return true;
+}
+
+int ServiceThread::attach(DeviceOperations* device) noexcept {
+  DeviceOperations* current = migrator_.device();
+  if (current != nullptr && current != device) return -EBUSY;
+  if (device_fault_fd_ >= 0) {
+    watch_device_faults(false);
+    raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, device_lost_fd_, nullptr);
+  }
+  device_faults_.clear();
+  migrator_.attach(device);
+  device_fault_fd_ = device->fault_fd();
+  device_lost_fd_ = device->lost_fd();
+  if (device_lost_fd_ >= 0) {
+    if (int error = watch(device_lost_fd_, Source::kDeviceLost); error != 0) return error;
+  }
+  if (holds_ == 0) watch_device_faults(true);
+  device_ready_ = true;
+  return 0;
+}
+
+void ServiceThread::watch_device_faults(bool wanted) noexcept {
+  if (wanted == watching_faults_ || device_fault_fd_ < 0) return;
+  watching_faults_ = wanted;
+  if (wanted) {
+    int error = watch(device_fault_fd_, Source::kDeviceFaults);
+    if (error != 0) log_error("the device's faults cannot be watched: error {}", -error);
+  } else {
+    raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, device_fault_fd_, nullptr);
+  }
+}
+
+void ServiceThread::device_lost() noexcept {
+  watch_device_faults(false);
+  raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, device_lost_fd_, nullptr);
+  device_fault_fd_ = -1;
+  device_lost_fd_ = -1;
+  device_faults_.clear();
+  counters_.add(&Statistics::device_losses);
+  // What the device held stays where it is: the application's faults on it are served from device memory as before.
+  migrator_.device()->on_lost();
+}
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// The service thread: one epoll loop over the application's userfaultfd, the device's faults, its death, and requests
+// of application threads. It owns everything that the mirror knows.
+#pragma once
+
+#include <array>
+#include <memory_resource>
+#include <vector>
+
+#include "base/futex.h"
+#include "base/unique_fd.h"
+#include "mirror/migrator.h"
+#include "mirror/notifier.h"
+#include "mirror/pinned_arena.h"
+
+namespace mirrorcl::mirror {
+
+struct Request {
+  enum class Kind : std::uint32_t { kAttach, kDropSnapshots, kBringHome, kHold, kRelease, kStop };
+  Kind kind;
+  Range range;
+  DeviceOperations* device;
+};
+
+class ServiceThread {
+ public:
+  // Lies in `arena`, whose region must be mapped.
+  ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace space, const MirrorOptions& options);
+  Result<void> start();
+
+  // --- for application threads
+  // Posts `request` and returns its result (0 or -errno) once it is done.
+  int request(const Request& request) noexcept;
+  void drain_events() noexcept { events_.wait_settled(); }
+  bool has_snapshots() const noexcept { return has_snapshots_.load(std::memory_order_acquire); }
+  Statistics statistics() const noexcept { return counters_.read(); }
+  // After kStop: waits until both threads have ended.
+  void join() noexcept;
+  // In the child of a fork, where the threads do not exist: closes what would keep the parent's objects alive.
+  void close_in_child() noexcept;
+
+ private:
+  struct Slot {
+    static constexpr std::uint32_t kFree = 0;
+    static constexpr std::uint32_t kClaimed = 1;
+    static constexpr std::uint32_t kPosted = 2;
+    static constexpr std::uint32_t kServing = 3;
+    static constexpr std::uint32_t kDone = 4;
+    FutexWord state{kFree};
+    Request request{};
+    int result = 0;
+  };
+  static constexpr std::size_t kSlots = 64;
+  enum class Source : std::uint64_t { kHost, kRequests, kDeviceFaults, kDeviceLost };
+  // How long to wait when something must be tried again, because the thread whose event we read is not yet past it.
+  static constexpr std::int64_t kRetryNs = 30'000;
+  static constexpr std::int64_t kRestNs = 200'000'000;
+
+  void run() noexcept;
+  void wait() noexcept;
+  void serve_host_faults() noexcept;
+  void serve_device_faults() noexcept;
+  void serve_requests() noexcept;
+  // True when the request is finished, else it is continued later.
+  bool serve_request(Slot& slot) noexcept;
+  bool continue_bringing_home(Range range) noexcept;
+  int attach(DeviceOperations* device) noexcept;
+  void device_lost() noexcept;
+  int watch(int fd, Source source) noexcept;
+  void watch_device_faults(bool wanted) noexcept;
+
+  PinnedArena& arena_;
+  std::pmr::unsynchronized_pool_resource pool_;
+  Userfaultfd host_;
+  AddressSpace space_;
+  Counters counters_;
+  HostEvents events_;
+  HostAgent agent_;
+  Migrator migrator_;
+  Notifier notifier_;
+  PinnedThread thread_;
+
+  UniqueFd epoll_;
+  UniqueFd wakeup_;  // an eventfd
+  int device_fault_fd_ = -1;
+  int device_lost_fd_ = -1;
+  bool watching_faults_ = false;
+  bool device_ready_ = false;  // the last wait found device faults
+  bool retry_ = false;
+  bool resting_ = true;
+  bool stop_ = false;
+  std::uint32_t holds_ = 0;
+  std::pmr::vector<DeviceFault> device_faults_;  // to be served, oldest first
+  std::atomic<bool> has_snapshots_{false};
+  std::atomic<std::uint32_t> posted_{0};
+  std::array<Slot, kSlots> slots_;
+};
+
+}  // namespace mirrorcl::mirror
