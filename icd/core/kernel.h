@@ -112,7 +112,7 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
     return reinterpret_cast<const mirrorcl::device::ArgumentBlock*>(block_.get());
   }
   std::byte* value_of(cl_uint index) noexcept;
-  void set_memory(cl_uint index, _cl_mem* memory) noexcept;
+  void set_pointer(cl_uint index, const void* pointer, cl_mem memory) noexcept;
   void mark_set(cl_uint index) noexcept;
 
   mirrorcl::icd::Attached<_cl_program> program_;
@@ -123,10 +123,12 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
   struct FreeDeleter {
     void operator()(void* memory) const noexcept;
   };
-  std::unique_ptr<std::byte, FreeDeleter> block_;    // the image of the argument block, 64-byte aligned
-  std::vector<bool> is_set_;                         // a set bit: clSetKernelArg was called for this argument
-  std::size_t unset_ = 0;                            // cleared bits in is_set_
-  std::vector<mirrorcl::icd::Ref<_cl_mem>> memory_;  // by argument; null for anything but a cl_mem
+  std::unique_ptr<std::byte, FreeDeleter> block_;  // the image of the argument block, 64-byte aligned
+  std::vector<bool> is_set_;                       // a set bit: clSetKernelArg was called for this argument
+  std::size_t unset_ = 0;                          // cleared bits in is_set_
+  // By argument; null for anything but a cl_mem. Not retained (5.9.2: a kernel object must not keep its arguments
+  // alive); looked at again at the launch.
+  std::vector<cl_mem> memory_;
   std::vector<void*> svm_pointers_;
   bool system_svm_ = false;
 };

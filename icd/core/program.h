@@ -55,7 +55,6 @@ struct _cl_program : mirrorcl::icd::Object<_cl_program> {
   static _cl_program* from_source(_cl_context& context, std::string source);
   // `binary` as CL_PROGRAM_BINARIES gave it; CL_INVALID_BINARY if it is not one of ours or of another version.
   static mirrorcl::icd::ClResult<_cl_program*> from_binary(_cl_context& context, std::span<const std::byte> binary);
-  ~_cl_program();
 
   _cl_context* context() const noexcept { return context_.get(); }
   const std::string& source() const noexcept { return source_; }
@@ -75,6 +74,8 @@ struct _cl_program : mirrorcl::icd::Object<_cl_program> {
   // CL_PROGRAM_BINARIES: our container, empty if there is nothing built.
   std::vector<std::byte> binary() const;
 
+  bool is_from_binary() const noexcept { return from_binary_ != nullptr; }
+
   // Kernel objects that the application holds; while there are any the program cannot be built again.
   void kernel_attached() noexcept { attached_kernels_.fetch_add(1, std::memory_order_relaxed); }
   void kernel_detached() noexcept { attached_kernels_.fetch_sub(1, std::memory_order_relaxed); }
@@ -84,7 +85,7 @@ struct _cl_program : mirrorcl::icd::Object<_cl_program> {
 
   mirrorcl::icd::Attached<_cl_context> context_;
   std::string source_;
-  bool from_binary_ = false;
+  std::shared_ptr<mirrorcl::icd::BuiltProgram> from_binary_;  // null for a program made from source
   std::atomic<std::uint32_t> attached_kernels_{0};
   mutable std::mutex mutex_;
   BuildState state_;  // guarded by mutex_

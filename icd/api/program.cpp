@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Programs (OpenCL 3.0, 5.8).
+#include "icd/core/program.h"
+
+#include "base/log.h"
+#include "icd/core/context.h"
+
+using namespace mirrorcl::icd;
+
+namespace {
+
+using BuildCallback = void(CL_CALLBACK*)(cl_program, void*);
+
+// The guards that clBuildProgram, clCompileProgram and clLinkProgram share.
+cl_int check_devices(const _cl_context& context, cl_uint num_devices, const cl_device_id* devices) {
+  MIRRORCL_TRY(check_handles(num_devices, devices, CL_INVALID_VALUE));
+  for (cl_uint i = 0; i < num_devices; ++i) MIRRORCL_GUARD(context.has_device(devices[i]), CL_INVALID_DEVICE);
+  return CL_SUCCESS;
+}
+
+cl_int check_program(cl_program program, cl_uint num_devices, const cl_device_id* devices, BuildCallback callback,
+                     const void* user_data) {
+  MIRRORCL_VALID(program);
+  MIRRORCL_TRY(check_devices(*program->context(), num_devices, devices));
+  MIRRORCL_GUARD(callback != nullptr || user_data == nullptr, CL_INVALID_VALUE);
+  return CL_SUCCESS;
+}
+
+// Whether this driver can compile at all; says why not in the log (device.cpp).
+cl_int check_compiler(const _cl_context& context) {
+  for (cl_device_id device : context.devices()) {
+    MIRRORCL_GUARD(device->compiler_availability().has_value(), CL_COMPILER_NOT_AVAILABLE);
+  }
+  return CL_SUCCESS;
+}
+
+std::string kernel_names(const BuiltProgram& built) {
+  std::string names;
+  for (const auto& kernel : built.image().kernels) {
+    if (!names.empty()) names += ';';
+    names += kernel.name;
+  }
+  return names;
+}
+
+// CL_PROGRAM_BINARIES: param_value is an array of destinations, one per device; null ones are skipped.
+cl_int copy_binaries(const _cl_program& program, const Info& info) {
+  const std::size_t count = program.context()->devices().size();
+  const std::size_t size = count * sizeof(unsigned char*);
+  if (info.destination() != nullptr) {
+    MIRRORCL_GUARD(info.size() >= size, CL_INVALID_VALUE);
+    const std::vector<std::byte> binary = program.binary();
+    auto** destinations = static_cast<unsigned char**>(info.destination());
+    for (std::size_t i = 0; i < count; ++i) {
+      if (destinations[i] != nullptr && !binary.empty()) std::memcpy(destinations[i], binary.data(), binary.size());
+    }
+  }
+  info.set_size_ret(size);
+  return CL_SUCCESS;
+}
+
+}  // namespace
+
+extern "C" {
+
+cl_program CL_API_CALL clCreateProgramWithSource(cl_context context, cl_uint count, const char** strings,
+                                                 const size_t* lengths, cl_int* errcode_ret) {
+  return create(errcode_ret, [&]() -> ClResult<cl_program> {
+    MIRRORCL_VALID(context);
+    MIRRORCL_GUARD(count != 0 && strings != nullptr, CL_INVALID_VALUE);
+    std::string source;
+    for (cl_uint i = 0; i < count; ++i) {
+      MIRRORCL_GUARD(strings[i] != nullptr, CL_INVALID_VALUE);
+      if (lengths != nullptr && lengths[i] != 0) {
+        source.append(strings[i], lengths[i]);
+      } else {
+        source.append(strings[i]);
+      }
+    }
+    return _cl_program::from_source(*context, std::move(source));
+  });
+}
+
+cl_program CL_API_CALL clCreateProgramWithBinary(cl_context context, cl_uint num_devices,
+                                                 const cl_device_id* device_list, const size_t* lengths,
+                                                 const unsigned char** binaries, cl_int* binary_status,
+                                                 cl_int* errcode_ret) {
+  return create(errcode_ret, [&]() -> ClResult<cl_program> {
+    MIRRORCL_VALID(context);
+    MIRRORCL_GUARD(num_devices != 0 && device_list != nullptr, CL_INVALID_VALUE);
+    MIRRORCL_TRY(check_devices(*context, num_devices, device_list));
+    MIRRORCL_GUARD(lengths != nullptr && binaries != nullptr, CL_INVALID_VALUE);
+    for (cl_uint i = 0; i < num_devices; ++i) {
+      if (lengths[i] != 0 && binaries[i] != nullptr) continue;
+      if (binary_status != nullptr) binary_status[i] = CL_INVALID_VALUE;
+      return ClError{CL_INVALID_VALUE};
+    }
+    // A context has one device, so a list of valid devices names it once or several times; the first binary counts.
+    auto program = _cl_program::from_binary(*context, std::as_bytes(std::span(binaries[0], lengths[0])));
+    for (cl_uint i = 0; binary_status != nullptr && i < num_devices; ++i) {
+      binary_status[i] = program ? CL_SUCCESS : program.error();
+    }
+    return program;
+  });
+}
+
+cl_program CL_API_CALL clCreateProgramWithBuiltInKernels(cl_context context, cl_uint num_devices,
+                                                         const cl_device_id* device_list, const char* kernel_names,
+                                                         cl_int* errcode_ret) {
+  return create(errcode_ret, [&]() -> ClResult<cl_program> {
+    MIRRORCL_VALID(context);
+    MIRRORCL_GUARD(num_devices != 0 && device_list != nullptr, CL_INVALID_VALUE);
+    MIRRORCL_TRY(check_devices(*context, num_devices, device_list));
+    // There are no built-in kernels, so whatever name this holds is not one (5.8.1).
+    MIRRORCL_GUARD(kernel_names != nullptr, CL_INVALID_VALUE);
+    return ClError{CL_INVALID_VALUE};
+  });
+}
+
+cl_program CL_API_CALL clCreateProgramWithIL(cl_context context, const void* il, size_t length, cl_int* errcode_ret) {
+  return create(errcode_ret, [&]() -> ClResult<cl_program> {
+    MIRRORCL_VALID(context);
+    MIRRORCL_GUARD(il != nullptr && length != 0, CL_INVALID_VALUE);
+    return ClError{CL_INVALID_OPERATION};  // no device takes an intermediate language: CL_DEVICE_IL_VERSION is empty
+  });
+}
+
+cl_int CL_API_CALL clRetainProgram(cl_program program) {
+  return retain_handle(program);
+}
+cl_int CL_API_CALL clReleaseProgram(cl_program program) {
+  return release_handle(program);
+}
+
+cl_int CL_API_CALL clSetProgramReleaseCallback(cl_program program, BuildCallback pfn_notify, void* /*user_data*/) {
+  return call([&]() -> cl_int {
+    MIRRORCL_VALID(program);
+    MIRRORCL_GUARD(pfn_notify != nullptr, CL_INVALID_VALUE);
+    return CL_INVALID_OPERATION;  // no device runs destructors of program scope variables (5.8.5)
+  });
+}
+
+cl_int CL_API_CALL clSetProgramSpecializationConstant(cl_program program, cl_uint /*spec_id*/, size_t /*spec_size*/,
+                                                      const void* spec_value) {
+  return call([&]() -> cl_int {
+    MIRRORCL_VALID(program);
+    MIRRORCL_GUARD(spec_value != nullptr, CL_INVALID_VALUE);
+    return CL_INVALID_OPERATION;  // no device takes an intermediate language (5.8.4)
+  });
+}
+
+cl_int CL_API_CALL clBuildProgram(cl_program program, cl_uint num_devices, const cl_device_id* device_list,
+                                  const char* options, BuildCallback pfn_notify, void* user_data) {
+  return call([&]() -> cl_int {
+    MIRRORCL_TRY(check_program(program, num_devices, device_list, pfn_notify, user_data));
+    if (!program->is_from_binary()) MIRRORCL_TRY(check_compiler(*program->context()));
+    const cl_int result = program->build(options != nullptr ? options : "");
+    // A callback is told of every build that was begun, whatever became of it.
+    if (pfn_notify != nullptr && result != CL_INVALID_OPERATION) pfn_notify(program, user_data);
+    return result;
+  });
+}
+
+cl_int CL_API_CALL clCompileProgram(cl_program program, cl_uint num_devices, const cl_device_id* device_list,
+                                    const char* /*options*/, cl_uint num_input_headers, const cl_program* input_headers,
+                                    const char** header_include_names, BuildCallback pfn_notify, void* user_data) {
+  return call([&]() -> cl_int {
+    MIRRORCL_TRY(check_program(program, num_devices, device_list, pfn_notify, user_data));
+    MIRRORCL_GUARD((num_input_headers == 0) == (input_headers == nullptr), CL_INVALID_VALUE);
+    MIRRORCL_GUARD((num_input_headers == 0) == (header_include_names == nullptr), CL_INVALID_VALUE);
+    MIRRORCL_TRY(check_handles(num_input_headers, input_headers, CL_INVALID_VALUE));
+    MIRRORCL_GUARD(!program->is_from_binary(), CL_INVALID_OPERATION);
+    // CL_DEVICE_LINKER_AVAILABLE is false: there would be nothing to do with the object.
+    mirrorcl::log_warning("clCompileProgram: separate compilation is not supported, use clBuildProgram");
+    return CL_COMPILER_NOT_AVAILABLE;
+  });
+}
+
+cl_program CL_API_CALL clLinkProgram(cl_context context, cl_uint num_devices, const cl_device_id* device_list,
+                                     const char* /*options*/, cl_uint num_input_programs,
+                                     const cl_program* input_programs, BuildCallback pfn_notify, void* user_data,
+                                     cl_int* errcode_ret) {
+  return create(errcode_ret, [&]() -> ClResult<cl_program> {
+    MIRRORCL_VALID(context);
+    MIRRORCL_TRY(check_devices(*context, num_devices, device_list));
+    MIRRORCL_GUARD(num_input_programs != 0 && input_programs != nullptr, CL_INVALID_VALUE);
+    MIRRORCL_TRY(check_handles(num_input_programs, input_programs, CL_INVALID_VALUE));
+    MIRRORCL_GUARD(pfn_notify != nullptr || user_data == nullptr, CL_INVALID_VALUE);
+    mirrorcl::log_warning("clLinkProgram: separate compilation is not supported, use clBuildProgram");
+    return ClError{CL_LINKER_NOT_AVAILABLE};  // CL_DEVICE_LINKER_AVAILABLE is false
+  });
+}
+
+cl_int CL_API_CALL clGetProgramInfo(cl_program program, cl_program_info param_name, size_t param_value_size,
+                                    void* param_value, size_t* param_value_size_ret) {
+  return call([&]() -> cl_int {
+    MIRRORCL_VALID(program);
+    const Info info(param_value_size, param_value, param_value_size_ret);
+    const auto& devices = program->context()->devices();
+    switch (param_name) {
+      case CL_PROGRAM_REFERENCE_COUNT:
+        return info.value<cl_uint>(program->api_count());
+      case CL_PROGRAM_CONTEXT:
+        return info.value<cl_context>(program->context());
+      case CL_PROGRAM_NUM_DEVICES:
+        return info.value<cl_uint>(static_cast<cl_uint>(devices.size()));
+      case CL_PROGRAM_DEVICES:
+        return info.list(devices);
+      case CL_PROGRAM_SOURCE:
+        return info.string(program->source());
+      case CL_PROGRAM_IL:
+        return info.bytes(nullptr, 0);
+      case CL_PROGRAM_BINARY_SIZES:
+        return info.list(std::vector<std::size_t>(devices.size(), program->binary().size()));
+      case CL_PROGRAM_BINARIES:
+        return copy_binaries(*program, info);
+      case CL_PROGRAM_SCOPE_GLOBAL_CTORS_PRESENT:
+      case CL_PROGRAM_SCOPE_GLOBAL_DTORS_PRESENT:
+        return info.value<cl_bool>(CL_FALSE);
+      case CL_PROGRAM_NUM_KERNELS:
+      case CL_PROGRAM_KERNEL_NAMES: {
+        const auto built = program->build_state().built;
+        MIRRORCL_GUARD(built != nullptr, CL_INVALID_PROGRAM_EXECUTABLE);
+        if (param_name == CL_PROGRAM_NUM_KERNELS) return info.value<std::size_t>(built->image().kernels.size());
+        return info.string(kernel_names(*built));
+      }
+      default:
+        return CL_INVALID_VALUE;
+    }
+  });
+}
+
+cl_int CL_API_CALL clGetProgramBuildInfo(cl_program program, cl_device_id device, cl_program_build_info param_name,
+                                         size_t param_value_size, void* param_value, size_t* param_value_size_ret) {
+  return call([&]() -> cl_int {
+    MIRRORCL_VALID(program);
+    MIRRORCL_VALID(device);
+    MIRRORCL_GUARD(program->context()->has_device(device), CL_INVALID_DEVICE);
+    const Info info(param_value_size, param_value, param_value_size_ret);
+    const _cl_program::BuildState state = program->build_state();
+    switch (param_name) {
+      case CL_PROGRAM_BUILD_STATUS:
+        return info.value<cl_build_status>(state.status);
+      case CL_PROGRAM_BUILD_OPTIONS:
+        return info.string(state.options);
+      case CL_PROGRAM_BUILD_LOG:
+        return info.string(state.log);
+      case CL_PROGRAM_BINARY_TYPE:
+        return info.value<cl_program_binary_type>(state.binary_type);
+      case CL_PROGRAM_BUILD_GLOBAL_VARIABLE_TOTAL_SIZE:
+        return info.value<std::size_t>(state.built ? state.built->image().global_variables_size : 0);
+      default:
+        return CL_INVALID_VALUE;
+    }
+  });
+}
+
+}  // extern "C"
