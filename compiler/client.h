@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The application's side of the compiler: asks the service process (started at the first build) to build a program, keeps the
-// disk cache. No LLVM here.
+// The application's side of the compiler: asks the service process (started at the first build) to build a program,
+// keeps the disk cache. No LLVM here.
 //
 // Thread safety: all members; builds of several threads are served one after the other by one service.
 #pragma once
@@ -16,8 +16,8 @@
 namespace mirrorcl::compiler {
 
 struct BuildRequest {
-  std::string source;    // concatenated strings of clCreateProgramWithSource
-  std::string options;   // of clBuildProgram, as given
+  std::string source;   // concatenated strings of clCreateProgramWithSource
+  std::string options;  // of clBuildProgram, as given
 };
 
 struct BuildOutcome {

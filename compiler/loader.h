@@ -15,7 +15,7 @@ namespace mirrorcl::compiler {
 
 // Where code goes and what it may call. CpuDevice offers both; tests use their own.
 struct CodeSpace {
-  std::function<void*(std::size_t bytes)> allocate;            // page aligned, null when used up
+  std::function<void*(std::size_t bytes)> allocate;  // page aligned, null when used up
   std::function<void(void* memory)> free;
   std::function<std::uint64_t(const char* name)> find_symbol;  // 0 if unknown
 };
@@ -27,8 +27,8 @@ class LoadedKernel {
   virtual std::size_t code_bytes() const noexcept = 0;
 };
 
-// `elf` as in KernelImage::elf, `kernel` the OpenCL name. Errors: kInvalidArgument for a malformed image, kNotSupported for an
-// unknown relocation or a missing symbol (named), kOutOfDeviceMemory.
+// `elf` as in KernelImage::elf, `kernel` the OpenCL name. Errors: kInvalidArgument for a malformed image, kNotSupported
+// for an unknown relocation or a missing symbol (named), kOutOfDeviceMemory.
 Result<std::unique_ptr<LoadedKernel>> load_kernel(std::span<const std::byte> elf, const std::string& kernel,
                                                   const CodeSpace& space);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the compiler makes of a program: one relocatable image per kernel with what OpenCL tells about it. Plain data; travels
-// from the compiler service and lies in the disk cache.
+// What the compiler makes of a program: one relocatable image per kernel with what OpenCL tells about it. Plain data;
+// travels from the compiler service and lies in the disk cache.
 #pragma once
 
 #include <array>
@@ -13,20 +13,20 @@ namespace mirrorcl::compiler {
 
 struct KernelArgument {
   enum class Kind : std::uint32_t {
-    kValue,     // scalar, vector or struct by value: `size` bytes
-    kPointer,   // global or constant memory: an address
-    kLocal,     // local memory, sized by clSetKernelArg
+    kValue,    // scalar, vector or struct by value: `size` bytes
+    kPointer,  // global or constant memory: an address
+    kLocal,    // local memory, sized by clSetKernelArg
     kImage,
     kSampler,
     kPipe,
     kQueue,
   };
   Kind kind = Kind::kValue;
-  std::uint32_t size = 0;                // bytes of the value (kPointer: 8)
-  std::uint32_t address_qualifier = 0;   // CL_KERNEL_ARG_ADDRESS_...
-  std::uint32_t access_qualifier = 0;    // CL_KERNEL_ARG_ACCESS_...
-  std::uint32_t type_qualifier = 0;      // CL_KERNEL_ARG_TYPE_... bits
-  std::string type_name;                 // "float*"
+  std::uint32_t size = 0;               // bytes of the value (kPointer: 8)
+  std::uint32_t address_qualifier = 0;  // CL_KERNEL_ARG_ADDRESS_...
+  std::uint32_t access_qualifier = 0;   // CL_KERNEL_ARG_ACCESS_...
+  std::uint32_t type_qualifier = 0;     // CL_KERNEL_ARG_TYPE_... bits
+  std::string type_name;                // "float*"
   std::string name;
 };
 
@@ -38,13 +38,13 @@ struct KernelImage {
   std::array<std::uint64_t, 3> local_size_hint{};      // work_group_size_hint, or zeros
   std::string attributes;                              // as CL_KERNEL_ATTRIBUTES shows them
   bool uses_printf = false;
-  std::vector<std::byte> elf;                          // ELF shared object; entry _pocl_kernel_NAME_workgroup
+  std::vector<std::byte> elf;  // ELF shared object; entry _pocl_kernel_NAME_workgroup
 };
 
 struct ProgramImage {
   std::vector<KernelImage> kernels;
-  bool flush_denormals = false;                        // -cl-denorms-are-zero
-  std::uint64_t global_variables_size = 0;             // CL_PROGRAM_BUILD_GLOBAL_VARIABLE_TOTAL_SIZE
+  bool flush_denormals = false;             // -cl-denorms-are-zero
+  std::uint64_t global_variables_size = 0;  // CL_PROGRAM_BUILD_GLOBAL_VARIABLE_TOTAL_SIZE
 };
 
 }  // namespace mirrorcl::compiler

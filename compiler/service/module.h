@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the service does to and reads from a clang module before PoCL gets it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "compiler/program_image.h"
+
+namespace llvm {
+class Module;
+}
+
+namespace mirrorcl::compiler {
+
+// Makes calls of builtins on generic pointers calls of the overloads that PoCL's kernel library has: addressing is
+// flat, so the overloads of different address spaces are the same function.
+void resolve_generic_builtins(llvm::Module& module);
+
+// The module's kernels with arguments, attributes and uses_printf.
+std::vector<KernelImage> describe_kernels(const llvm::Module& module);
+
+// Bytes of program-scope variables that are neither constant nor a kernel's local variables.
+std::uint64_t global_variables_size(const llvm::Module& module);
+
+}  // namespace mirrorcl::compiler

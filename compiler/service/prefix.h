@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Parsed before every program: the declarations of OpenCL C's builtins as PoCL's kernel library defines them. Compiled
+// into the service as text; precompiled once per set of language options.
+
+// OpenCL C's own types in place of those of C.
+#undef __INTPTR_TYPE__
+#undef __UINTPTR_TYPE__
+#undef __SIZE_TYPE__
+#undef __SIZE_MAX__
+#define __SIZE_TYPE__ ulong
+#define __SIZE_MAX__ ULONG_MAX
+#define __INTPTR_TYPE__ long
+#define __UINTPTR_TYPE__ ulong
+
+#include "_builtin_renames.h"
+
+// Features that are known to headers only.
+#if __OPENCL_C_VERSION__ >= 300
+#define __opencl_c_atomic_scope_device 1
+#define __opencl_c_atomic_scope_all_devices 1
+#endif
+
+#include "opencl-c-base.h"
+
+// The base header switches all of OpenCL C 2.0 on. What MirrorCL lacks is not declared, so that its use is an error of
+// the program's own line.
+#undef __opencl_c_pipes
+#undef __opencl_c_device_enqueue
+#undef __opencl_c_work_group_collective_functions
+#undef __opencl_c_program_scope_global_variables
+
+#include "_kernel.h"
+
+// The headers need these to parse; images are not supported.
+#undef __opencl_c_images
+#undef __opencl_c_read_write_images
+#undef __opencl_c_3d_image_writes
+// PoCL's own switches.
+#undef cl_khr_int64
+#undef POCL_DEVICE_ADDRESS_BITS
+#undef CLANG_MAJOR
