@@ -3,8 +3,8 @@
 // HSA's AQL, completion signals, and the state of each compute unit. Plain data and lock-free atomics; no libc.
 //
 // A dispatch, start to end
-//   1. A fills packets[write_index % size] of a queue, then stores write_index + 1 (release), then, only if
-//      ControlBlock::sleeping_units is not zero, bumps ControlBlock::doorbell and wakes it.
+//   1. A fills packets[write_index % size] of a queue, then stores write_index + 1 (release), then, only if no unit
+//      spins and some sleep (ControlBlock::spinning_units, sleeping_units), bumps ControlBlock::doorbell and wakes it.
 //   2. Units claim chunks of work-groups from the packet at read_index through `claim` (generation and next chunk in one
 //      word, so that a unit that looks at a recycled slot cannot claim from it).
 //   3. The unit that finishes the last chunk writes the times, stores read_index + 1, then signal->status, and wakes waiters.
@@ -38,6 +38,8 @@ enum class FaultKind : std::uint32_t {
   kStackOverflow,
   kForbiddenCall,    // a system call from a kernel
   kUnknown,
+  kMisaligned,       // a vector access that must be aligned and was not
+  kAborted,          // ended on the application's behalf, see CpuDevice::abort
 };
 
 struct SignalError {
@@ -123,7 +125,8 @@ struct alignas(64) UnitState {
   std::atomic<std::uint32_t> fault;      // a FaultKind; kNone when there is no verdict
   std::atomic<std::uint64_t> fault_address;
   std::atomic<Packet*> packet;           // what it runs now, or null
-  std::atomic<std::uint64_t> groups_run;  // work-groups since start (statistics)
+  std::atomic<std::uint64_t> groups_run;  // work-groups since start (statistics); tells one execution from the next
+  std::atomic<std::uint32_t> fault_group;  // low 32 bits of groups_run when the access was made: a late verdict is ignored
 };
 
 inline constexpr std::uint32_t kProtocolVersion = 1;
@@ -134,9 +137,14 @@ struct ControlBlock {
   std::uint32_t unit_count;  // set by A before D starts
   std::uint32_t spin_ns;     // how long an idle unit spins before it sleeps
   std::atomic<std::uint32_t> queue_count;  // queues [0, queue_count) exist; a closed one has nothing to read
+  std::atomic<std::uint32_t> active;       // units take packets only while it is not zero
+  std::uint32_t max_spinning;              // units that may spin at once; the others sleep as soon as they are idle
 
   alignas(64) std::atomic<std::uint32_t> doorbell;  // futex: bumped by A after a submission when units sleep
   std::atomic<std::uint32_t> sleeping_units;
+  // Units that look at the queues without pause. A need not ring while one does: a unit that stops spinning, because it found
+  // work or to sleep, first counts itself out and then looks at all queues once more.
+  alignas(64) std::atomic<std::uint32_t> spinning_units;
 
   alignas(64) std::atomic<std::uint32_t> completions;  // futex: bumped for every completed packet with kNotify
   std::atomic<std::uint32_t> completion_waiters;
@@ -144,10 +152,22 @@ struct ControlBlock {
   UnitState units[window::kMaxUnits];
 };
 
+// Between the control block and the queues: the firmware's offers to kernels, and its last words before it ends itself.
+struct FirmwareSymbol {
+  char name[24];
+  std::uint64_t address;
+};
+inline constexpr std::uint64_t kSymbolsOffset = 256 * 1024;
+inline constexpr std::uint32_t kMaxSymbols = 8192;
+inline constexpr std::uint64_t kLastWordsOffset = 768 * 1024;
+inline constexpr std::uint32_t kLastWordsSize = 256;
+
 inline constexpr std::uint64_t kQueuesOffset = 1 * window::kMiB;
 inline constexpr std::uint64_t kSignalsOffset = 160 * window::kMiB;
 inline constexpr std::uint32_t kMaxSignals = (window::kControl.size - kSignalsOffset) / sizeof(Signal);
-static_assert(sizeof(ControlBlock) <= kQueuesOffset);
+static_assert(sizeof(ControlBlock) <= kSymbolsOffset);
+static_assert(kSymbolsOffset + kMaxSymbols * sizeof(FirmwareSymbol) <= kLastWordsOffset);
+static_assert(kLastWordsOffset + kLastWordsSize <= kQueuesOffset);
 static_assert(kQueuesOffset + kMaxQueues * sizeof(Queue) <= kSignalsOffset);
 
 inline ControlBlock* control_block() noexcept { return reinterpret_cast<ControlBlock*>(window::kControl.start); }

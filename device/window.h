@@ -4,7 +4,7 @@
 // compiled into the driver and into the firmware, and holds no libc.
 //
 //   region            in A                          in D
-//   firmware          reserved, no access           the firmware's own segments
+//   firmware          private                       the firmware's own segments; in A CpuDevice's own state (device/cpu)
 //   control           shared, read-write            shared, read-write         ControlBlock, queues, signals
 //   heap              shared, read-write            shared, read-write         argument blocks, printf buffers
 //   code              shared, read-write            shared, read-write-execute kernels

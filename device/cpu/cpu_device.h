@@ -44,19 +44,27 @@ class CpuDevice : public mirror::DeviceOperations {
   // Makes [range) of device memory visible to D without faults. A maps memory_fd() at the same address itself.
   virtual Result<void> share(mirror::Range range) = 0;
 
+  // The opposite, before the range's addresses are used for anything else: D faults on it again. Device memory of the range is
+  // freed.
+  virtual Result<void> unshare(mirror::Range range) = 0;
+
   // --- user-mode queues
   virtual Result<Queue*> create_queue() = 0;
   virtual void destroy_queue(Queue* queue) noexcept = 0;  // must be empty
   // Copies `packet` into the queue and rings the doorbell. The caller holds the queue's lock. Fills chunk_groups and
   // chunk_count, claim and finished. Returns false if the queue is full (kQueueSize packets outstanding).
+  // On a lost device the packet fails at once (kStatusDeviceLost). The number of work-groups must fit in 64 bits; an empty grid
+  // completes in its turn without running anything, which makes it a barrier.
   virtual bool submit(Queue* queue, const Packet& packet) noexcept = 0;
-  // Fails every packet still in the queue after a lost device (status kStatusDeviceLost) and empties it.
 
   // --- completion signals
   virtual Result<Signal*> create_signal() = 0;  // status kStatusSubmitted
   virtual void destroy_signal(Signal* signal) noexcept = 0;
   // Spins, then sleeps, until the status is <= kStatusComplete or the timeout passed (negative: for ever). Returns the status.
   virtual std::int32_t wait(Signal* signal, std::int64_t timeout_ns = -1) noexcept = 0;
+  // Ends the running work-groups of the packet that `signal` belongs to, and so the packet (kAborted), even if they would run
+  // for ever; waits until that has happened or the timeout passed. A packet that has not begun is not affected. Returns the status.
+  virtual std::int32_t abort(Signal* signal, std::int64_t timeout_ns) noexcept = 0;
   // Sleeps until a packet with kNotify completes, or wake_completions() is called, after `seen` was read from
   // completions(). For the one thread that watches on behalf of callbacks and dependants.
   virtual std::uint32_t completions() const noexcept = 0;

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device/cpu/cpu_device.h"
+
+#include <errno.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <new>
+
+#include "base/futex.h"
+#include "base/log.h"
+#include "base/paths.h"
+#include "device/cpu/cpu_device_impl.h"
+#include "device/cpu/fork_handlers.h"
+#include "device/cpu/startup.h"
+#include "device/cpu/window_map.h"
+
+namespace mirrorcl::device {
+namespace {
+
+using mirror::Access;
+using mirror::DeviceFault;
+using mirror::Range;
+
+std::uint32_t usable_cpus() {
+  cpu_set_t set;
+  // Of the process's first thread: the calling one may be bound to a CPU of its own.
+  if (sched_getaffinity(getpid(), sizeof set, &set) != 0) return 1;
+  return static_cast<std::uint32_t>(std::max(CPU_COUNT(&set), 1));
+}
+
+std::uint64_t half_of_memory() {
+  struct sysinfo info {};
+  if (sysinfo(&info) != 0) return window::kGiB;
+  return std::uint64_t{info.totalram} * info.mem_unit / 2 / window::kPageSize * window::kPageSize;
+}
+
+const char* last_words() {
+  auto* words = reinterpret_cast<char*>(window::kControl.start + kLastWordsOffset);
+  words[kLastWordsSize - 1] = 0;
+  return words;
+}
+
+}  // namespace
+
+const char* fault_kind_name(FaultKind kind) noexcept {
+  switch (kind) {
+    case FaultKind::kNone: return "no fault";
+    case FaultKind::kInvalidAddress: return "invalid address";
+    case FaultKind::kReadOnly: return "write to read-only memory";
+    case FaultKind::kUnmappable: return "memory that a device cannot use";
+    case FaultKind::kOutOfMemory: return "out of device memory";
+    case FaultKind::kIntegerDivide: return "integer division by zero or overflow";
+    case FaultKind::kIllegalInstruction: return "illegal instruction";
+    case FaultKind::kTrap: return "trap instruction";
+    case FaultKind::kStackOverflow: return "stack overflow";
+    case FaultKind::kForbiddenCall: return "system call";
+    case FaultKind::kUnknown: return "unknown fault";
+    case FaultKind::kMisaligned: return "misaligned vector access";
+    case FaultKind::kAborted: return "aborted";
+  }
+  return "unknown fault";
+}
+
+// One device per process: the window is laid out for one. The object's place in the window doubles as the lock on that.
+static std::atomic<bool> g_exists{false};
+
+void* CpuDeviceImpl::operator new(std::size_t size) {
+  static_assert(sizeof(CpuDeviceImpl) <= window::kFirmware.size);
+  if (size > window::kFirmware.size || g_exists.exchange(true)) throw std::bad_alloc();
+  return reinterpret_cast<void*>(window::kFirmware.start);
+}
+
+void CpuDeviceImpl::operator delete(void*) noexcept { g_exists.store(false); }
+
+Result<std::unique_ptr<CpuDevice>> CpuDevice::start(const CpuDeviceOptions& options) {
+  if (auto reserved = reserve_window(); !reserved) return tl::unexpected<Error>(reserved.error());
+  if (g_exists.load()) {
+    return mirrorcl::fail(ErrorCode::kNotSupported, "this process has a CPU device already; the window holds one");
+  }
+  std::unique_ptr<CpuDeviceImpl> device(new CpuDeviceImpl(options));
+  if (auto started = device->initialize(); !started) return tl::unexpected<Error>(started.error());
+  set_fork_target(device.get());
+  return std::unique_ptr<CpuDevice>(std::move(device));
+}
+
+CpuDeviceImpl::CpuDeviceImpl(const CpuDeviceOptions& options) : host_(std::make_unique<HostState>()) {
+  const std::uint32_t cpus = usable_cpus();
+  unit_count_ = std::clamp(options.compute_units != 0 ? options.compute_units : cpus, 1U, window::kMaxUnits);
+  memory_size_ = options.memory_size != 0 ? options.memory_size : half_of_memory();
+  spin_ns_ = std::min(options.spin_us, 1'000'000U) * 1000;
+  // Idle units leave a CPU to the application's threads.
+  max_spinning_ = std::max(cpus, 2U) - 1;
+  host_->firmware = options.firmware.empty() ? private_file("mirrorcl-firmware") : options.firmware;
+}
+
+CpuDeviceImpl::~CpuDeviceImpl() {
+  set_fork_target(nullptr);
+  if (forked_.load()) return;
+  lost_.store(true);
+  end_device_process(process_);
+  if (!process_.pidfd) return;
+  // Nothing writes to the window now; whoever still waits must not wait for ever.
+  const std::uint32_t queues = control_block()->queue_count.load();
+  for (std::uint32_t i = 0; i < queues; ++i) fail_packets(queue_at(i));
+  mmu_.set_uffd(-1);
+}
+
+// While no D lives.
+void CpuDeviceImpl::prepare_control_block() noexcept {
+  ControlBlock& control = *control_block();
+  control.version = kProtocolVersion;
+  control.unit_count = unit_count_;
+  control.spin_ns = spin_ns_;
+  control.max_spinning = max_spinning_;
+  control.active.store(0);
+  control.sleeping_units.store(0);
+  control.spinning_units.store(0);
+  for (UnitState& unit : control.units) {
+    unit.thread_id.store(0);
+    unit.fault.store(0);
+    unit.packet.store(nullptr);
+  }
+  *reinterpret_cast<char*>(window::kControl.start + kLastWordsOffset) = 0;
+}
+
+Result<void> CpuDeviceImpl::initialize() {
+  auto memory = create_memory_file("mirrorcl-device-memory", window::kDeviceMemoryFileSize);
+  if (!memory) return tl::unexpected<Error>(memory.error());
+  memory_.reset(*memory);
+  mmu_.set_memory(*memory);
+  // A former device's queues, signals and arguments.
+  discard_window_memory(reinterpret_cast<void*>(window::kControl.start), window::kControl.size);
+  discard_window_memory(reinterpret_cast<void*>(window::kHeap.start), window::kHeap.size);
+  discard_window_memory(reinterpret_cast<void*>(window::kCode.start), window::kCode.size);
+  return start_process();
+}
+
+// Locking: none, or restart_mutex.
+Result<void> CpuDeviceImpl::start_process() {
+  prepare_control_block();
+  auto process = start_device_process(host_->firmware, window_fd(), memory_.get());
+  if (!process) return tl::unexpected<Error>(process.error());
+
+  std::unordered_map<std::string, std::uint64_t> symbols;
+  const auto* published = reinterpret_cast<const FirmwareSymbol*>(window::kControl.start + kSymbolsOffset);
+  for (std::uint32_t i = 0; i < std::min(process->symbol_count, kMaxSymbols); ++i) {
+    symbols.emplace(std::string(published[i].name, strnlen(published[i].name, sizeof published[i].name)), published[i].address);
+  }
+  if (host_->symbols.empty()) {
+    host_->symbols = std::move(symbols);
+  } else if (symbols != host_->symbols) {
+    end_device_process(*process);
+    return mirrorcl::fail(ErrorCode::kNotSupported,
+                          fmt::format("the device firmware {} was replaced while programs built for the former one are in use; "
+                                      "start the application again",
+                                      host_->firmware));
+  }
+
+  std::swap(host_->former, process_);
+  process_ = std::move(*process);
+  mmu_.set_uffd(process_.uffd.get());
+  {
+    std::scoped_lock lock(host_->mutex);
+    for (const Range& range : host_->shared) {
+      if (int error = mmu_.unregister(range); error != 0) {
+        end_device_process(process_);
+        return fail_errno("sharing memory with the new device process", -error);
+      }
+    }
+  }
+  lost_.store(false, std::memory_order_seq_cst);
+  // A submission that found the device lost may still be emptying its queue, which D must not look at meanwhile.
+  while (drainers_.load(std::memory_order_seq_cst) != 0) sched_yield();
+  control_block()->active.store(1, std::memory_order_seq_cst);
+  control_block()->doorbell.fetch_add(1);
+  futex_wake(&control_block()->doorbell, 1);
+  log_debug("device process {} runs {} compute units", process_.pid, unit_count_);
+  return {};
+}
+
+Result<void> CpuDeviceImpl::restart() {
+  if (forked_.load()) return mirrorcl::fail(ErrorCode::kDeviceLost, "the device belongs to the parent of this forked process");
+  std::scoped_lock lock(host_->restart_mutex);
+  if (!has_ended(process_.pidfd)) return {};
+  on_lost();
+  reap_if_ours(process_);
+  return start_process();
+}
+
+mirror::DeviceCapabilities CpuDeviceImpl::capabilities() const noexcept {
+  return {.memory_cpu_mappable = true, .native_atomics = true, .memory_size = memory_size_};
+}
+
+// --- faults
+
+int CpuDeviceImpl::next_faults(std::span<DeviceFault> faults) noexcept {
+  std::array<uffd_msg, 64> messages;
+  int count = mmu_.read_faults(std::span(messages).first(std::min(messages.size(), faults.size())));
+  if (count < 0) return count;
+  std::size_t found = 0;
+  for (int i = 0; i < count; ++i) {
+    const uffd_msg& message = messages[static_cast<std::size_t>(i)];
+    if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+    const std::uint64_t flags = message.arg.pagefault.flags;
+    const std::uint32_t thread = message.arg.pagefault.feat.ptid;
+    std::uint32_t unit = 0;
+    while (unit < unit_count_ && control_block()->units[unit].thread_id.load(std::memory_order_relaxed) != thread) ++unit;
+    DeviceFault& fault = faults[found++];
+    fault.address = message.arg.pagefault.address / window::kPageSize * window::kPageSize;
+    fault.access = (flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0 ? Access::kReadWrite : Access::kRead;
+    fault.protection = (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+    fault.requester = unit;
+    if (unit == unit_count_) continue;
+    // The unit is asleep in this fault until something wakes it, so this names the execution that made it.
+    fault_address_[unit] = message.arg.pagefault.address;
+    fault_group_[unit] = static_cast<std::uint32_t>(control_block()->units[unit].groups_run.load(std::memory_order_relaxed));
+  }
+  return static_cast<int>(found);
+}
+
+bool CpuDeviceImpl::send_verdict(std::uint32_t unit, FaultKind kind, std::uint64_t address, std::uint32_t group) noexcept {
+  UnitState& state = control_block()->units[unit];
+  state.fault_address.store(address, std::memory_order_relaxed);
+  state.fault_group.store(group, std::memory_order_relaxed);
+  state.fault.store(static_cast<std::uint32_t>(kind), std::memory_order_release);
+  // Its number may be somebody else's by now if it has ended.
+  if (has_ended(process_.pidfd)) return false;
+  return raw_syscall(SYS_tgkill, process_.pid, state.thread_id.load(std::memory_order_relaxed), kAbortSignal) == 0;
+}
+
+int CpuDeviceImpl::fail(const DeviceFault& fault, FaultKind kind) noexcept {
+  // An access of the control thread would be a bug of the firmware; there is nobody to tell.
+  if (fault.requester >= unit_count_) return -EINVAL;
+  std::uint64_t address = fault.address;
+  const std::uint64_t exact = fault_address_[fault.requester];
+  if (exact / window::kPageSize == address / window::kPageSize) address = exact;
+  send_verdict(fault.requester, kind, address, fault_group_[fault.requester]);
+  return 0;
+}
+
+// --- loss
+
+// Empties the queue of a lost device. Several threads may do so at once: each packet is failed by the one that moves
+// read_index past it, which therefore still owns the slot when it reads it. Touches window memory only.
+void CpuDeviceImpl::fail_packets(Queue* queue) noexcept {
+  for (std::uint32_t guard = 0; guard <= kQueueSize; ++guard) {
+    std::uint64_t index = queue->read_index.load(std::memory_order_seq_cst);
+    if (index == queue->write_index.load(std::memory_order_seq_cst)) return;
+    const Packet& packet = queue->packets[index % kQueueSize];
+    Signal* signal = packet.signal;
+    const bool notify = (packet.flags & Packet::kNotify) != 0;
+    if (!queue->read_index.compare_exchange_strong(index, index + 1, std::memory_order_seq_cst)) continue;
+    // The kernel that killed D may have overwritten the packet.
+    const auto address = reinterpret_cast<std::uint64_t>(signal);
+    constexpr std::uint64_t kFirst = window::kControl.start + kSignalsOffset;
+    if (address >= kFirst && address < window::kControl.end() && (address - kFirst) % sizeof(Signal) == 0) {
+      signal->status.store(static_cast<std::uint32_t>(kStatusDeviceLost), std::memory_order_seq_cst);
+      futex_wake(&signal->status, INT32_MAX);
+    }
+    if (notify) wake_completions();
+  }
+}
+
+void CpuDeviceImpl::on_lost() noexcept {
+  // The word may come late, when a new D runs already.
+  if (!has_ended(process_.pidfd) || lost_.exchange(true, std::memory_order_seq_cst)) return;
+  const char* words = last_words();
+  log_warning("device process {} ended unexpectedly{}{}; its running commands fail", process_.pid, words[0] != 0 ? ": " : "",
+              words);
+  const std::uint32_t queues = std::min(control_block()->queue_count.load(), kMaxQueues);
+  for (std::uint32_t i = 0; i < queues; ++i) fail_packets(queue_at(i));
+  wake_completions();
+}
+
+// --- memory shared from birth
+
+Result<void> CpuDeviceImpl::share(Range range) {
+  std::scoped_lock lock(host_->mutex);
+  if (int error = mmu_.unregister(range); error != 0) {
+    return fail_errno("sharing memory with the device (UFFDIO_UNREGISTER)", -error);
+  }
+  auto& shared = host_->shared;
+  auto next = std::lower_bound(shared.begin(), shared.end(), range.start,
+                               [](const Range& left, std::uint64_t start) { return left.start < start; });
+  if (next != shared.begin() && std::prev(next)->end() >= range.start) {
+    --next;
+    next->size = std::max(next->end(), range.end()) - next->start;
+  } else {
+    next = shared.insert(next, range);
+  }
+  while (std::next(next) != shared.end() && std::next(next)->start <= next->end()) {
+    next->size = std::max(next->end(), std::next(next)->end()) - next->start;
+    shared.erase(std::next(next));
+  }
+  return {};
+}
+
+Result<void> CpuDeviceImpl::unshare(Range range) {
+  std::scoped_lock lock(host_->mutex);
+  if (int error = mmu_.register_again(range); error != 0) {
+    return fail_errno("taking shared memory back from the device (UFFDIO_REGISTER)", -error);
+  }
+  std::vector<Range> left;
+  for (const Range& old : host_->shared) {
+    if (old.start < range.start) left.push_back({old.start, std::min(old.end(), range.start) - old.start});
+    if (old.end() > range.end()) {
+      const std::uint64_t start = std::max(old.start, range.end());
+      left.push_back({start, old.end() - start});
+    }
+  }
+  host_->shared = std::move(left);
+  if (int error = mmu_.unmap(range); error != 0) return fail_errno("freeing device memory", -error);
+  return {};
+}
+
+// --- fork
+
+void CpuDeviceImpl::before_fork() noexcept {
+  host_->restart_mutex.lock();
+  host_->mutex.lock();
+  host_->heap.mutex().lock();
+}
+
+void CpuDeviceImpl::after_fork_in_parent() noexcept {
+  host_->heap.mutex().unlock();
+  host_->mutex.unlock();
+  host_->restart_mutex.unlock();
+}
+
+void CpuDeviceImpl::after_fork_in_child() noexcept {
+  forked_.store(true);
+  lost_.store(true);
+  // Only descriptors: nothing here may reach D.
+  mmu_.set_uffd(-1);
+  process_ = {};
+  host_->former = {};
+  memory_.reset();
+  mmu_.set_memory(-1);
+  detach_window_after_fork();
+  after_fork_in_parent();
+}
+
+}  // namespace mirrorcl::device

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the tests of the CPU device share: a started device with the test kernels in its code space, a launch in one call, and a stand-in for
+// the mirror that answers D's faults.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "device/cpu/cpu_device.h"
+#include "device/cpu/test_kernels.h"
+
+extern "C" {
+extern const char __start_kernels[];  // NOLINT
+extern const char __stop_kernels[];   // NOLINT
+}
+
+namespace mirrorcl::device {
+
+// An argument of a launch: a value of 8 bytes, or local memory.
+struct TestArgument {
+  std::uint64_t value = 0;
+  std::uint64_t local = 0;
+  TestArgument(std::uint64_t number) : value(number) {}  // NOLINT(google-explicit-constructor)
+  TestArgument(const volatile void* pointer) : value(reinterpret_cast<std::uint64_t>(pointer)) {}  // NOLINT
+  static TestArgument local_bytes(std::uint64_t bytes) {
+    TestArgument argument(std::uint64_t{0});
+    argument.local = bytes;
+    return argument;
+  }
+};
+
+struct Grid {
+  std::uint64_t groups[3] = {1, 1, 1};
+  std::uint64_t local[3] = {1, 1, 1};
+  std::uint64_t last[3] = {0, 0, 0};  // 0: as local
+  std::uint64_t offset[3] = {0, 0, 0};
+  std::uint32_t dims = 1;
+  static Grid of_groups(std::uint64_t count) {
+    Grid grid;
+    grid.groups[0] = count;
+    return grid;
+  }
+};
+
+class CpuDeviceTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_NO_FATAL_FAILURE(start({})); }
+
+  void start(const CpuDeviceOptions& options) {
+    auto started = CpuDevice::start(options);
+    ASSERT_TRUE(started) << started.error().message;
+    device_ = std::move(*started);
+    auto queue = device_->create_queue();
+    ASSERT_TRUE(queue) << queue.error().message;
+    queue_ = *queue;
+    const std::size_t size = static_cast<std::size_t>(__stop_kernels - __start_kernels);
+    code_ = static_cast<char*>(device_->allocate_code(size));
+    ASSERT_NE(code_, nullptr);
+    std::memcpy(code_, __start_kernels, size);
+  }
+
+  void TearDown() override { stop_mirror(); }
+
+  std::uint64_t entry(TestKernel* kernel) const {
+    return reinterpret_cast<std::uint64_t>(code_ + (reinterpret_cast<const char*>(kernel) - __start_kernels));
+  }
+
+  ArgumentBlock* arguments(std::initializer_list<TestArgument> list) {
+    const std::size_t size = sizeof(ArgumentBlock) + list.size() * (sizeof(Argument) + 8);
+    auto* block = static_cast<ArgumentBlock*>(device_->allocate(size));
+    block->count = static_cast<std::uint32_t>(list.size());
+    block->size = static_cast<std::uint32_t>(size);
+    std::uint32_t offset = static_cast<std::uint32_t>(sizeof(ArgumentBlock) + list.size() * sizeof(Argument));
+    std::size_t i = 0;
+    for (const TestArgument& argument : list) {
+      std::memcpy(reinterpret_cast<char*>(block) + offset, &argument.value, 8);
+      block->arguments()[i] = {argument.local != 0 ? Argument::Kind::kLocal : Argument::Kind::kValue, offset, argument.local};
+      offset += 8;
+      ++i;
+    }
+    return block;
+  }
+
+  Packet packet(TestKernel* kernel, ArgumentBlock* block, Signal* signal, const Grid& grid = {}) const {
+    const auto last = [&grid](int d) { return grid.last[d] != 0 ? grid.last[d] : grid.local[d]; };
+    return Packet{.code = entry(kernel),
+                  .arguments = block,
+                  .printf_buffer = nullptr,
+                  .signal = signal,
+                  .num_groups = {grid.groups[0], grid.groups[1], grid.groups[2]},
+                  .global_offset = {grid.offset[0], grid.offset[1], grid.offset[2]},
+                  .local_size = {grid.local[0], grid.local[1], grid.local[2]},
+                  .last_local_size = {last(0), last(1), last(2)},
+                  .chunk_groups = 0,
+                  .chunk_count = 0,
+                  .work_dim = grid.dims,
+                  .flags = 0,
+                  .reserved = 0,
+                  .claim = 0,
+                  .finished = 0,
+                  .failed = 0};
+  }
+
+  Signal* new_signal() {
+    auto signal = device_->create_signal();
+    EXPECT_TRUE(signal);
+    return signal ? *signal : nullptr;
+  }
+
+  // Submits, and returns the signal of the dispatch, which is the caller's.
+  Signal* launch(TestKernel* kernel, std::initializer_list<TestArgument> list, const Grid& grid = {}, std::uint32_t flags = 0) {
+    Signal* signal = new_signal();
+    Packet p = packet(kernel, arguments(list), signal, grid);
+    p.flags = flags;
+    EXPECT_TRUE(device_->submit(queue_, p));
+    return signal;
+  }
+
+  std::int32_t run(TestKernel* kernel, std::initializer_list<TestArgument> list, const Grid& grid = {}) {
+    Signal* signal = launch(kernel, list, grid);
+    last_status_ = device_->wait(signal, kPatience);
+    last_error_ = signal->error;
+    if (last_status_ <= 0) device_->destroy_signal(signal);
+    return last_status_;
+  }
+
+  // Window memory, zeroed: both sides see it without faults.
+  template <typename T>
+  T* shared_array(std::size_t count) {
+    auto* memory = static_cast<T*>(device_->allocate(count * sizeof(T)));
+    EXPECT_NE(memory, nullptr);
+    std::memset(static_cast<void*>(memory), 0, count * sizeof(T));
+    return memory;
+  }
+
+  // Answers each fault with `serve` from a thread of its own, and tells the device of its loss, as the mirror does.
+  void start_mirror(std::function<void(const mirror::DeviceFault&)> serve) {
+    stopping_ = false;
+    mirror_ = std::thread([this, serve = std::move(serve)] {
+      bool told = false;
+      while (!stopping_) {
+        pollfd watched[2] = {{device_->fault_fd(), POLLIN, 0}, {told ? -1 : device_->lost_fd(), POLLIN, 0}};
+        if (poll(watched, 2, 5) <= 0) continue;
+        mirror::DeviceFault faults[16];
+        int count = device_->next_faults(faults);
+        for (int i = 0; i < count; ++i) {
+          ++faults_;
+          serve(faults[i]);
+        }
+        if ((watched[1].revents & POLLIN) != 0) {
+          device_->on_lost();
+          told = true;
+        }
+      }
+    });
+  }
+  void stop_mirror() {
+    stopping_ = true;
+    if (mirror_.joinable()) mirror_.join();
+  }
+
+  static constexpr std::int64_t kPatience = 20'000'000'000;  // ns; only a hang takes so long
+
+  std::unique_ptr<CpuDevice> device_;
+  Queue* queue_ = nullptr;
+  char* code_ = nullptr;
+  std::int32_t last_status_ = 0;
+  SignalError last_error_{};
+  std::thread mirror_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<int> faults_{0};
+};
+
+}  // namespace mirrorcl::device

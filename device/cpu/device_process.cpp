@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device/cpu/device_process.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "base/raw_syscall.h"
+#include "base/spawn.h"
+#include "device/cpu/startup.h"
+#include "device/packet.h"
+
+namespace mirrorcl::device {
+namespace {
+
+constexpr int kStartTimeoutMs = 10'000;
+constexpr int kEndTimeoutMs = 2'000;
+constexpr int kWaitPidfd = 3;  // P_PIDFD
+
+// Waits until `fd` is readable; false after the timeout.
+bool wait_readable(int fd, int timeout_ms) noexcept {
+  pollfd watched{fd, POLLIN, 0};
+  int ready;
+  do {
+    ready = poll(&watched, 1, timeout_ms);
+  } while (ready < 0 && errno == EINTR);
+  return ready > 0;
+}
+
+// Takes the firmware's message and the userfaultfd that may come with it. Returns the message's size, 0 for end of file.
+ssize_t receive_hello(int socket, Hello* hello, UniqueFd* uffd) {
+  iovec part{hello, sizeof *hello};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t size;
+  do {
+    size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  } while (size < 0 && errno == EINTR);
+  if (size <= 0) return 0;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    int fd = -1;
+    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    uffd->reset(fd);
+  }
+  return size;
+}
+
+tl::unexpected<Error> explain_failure(const Hello& hello) {
+  char text[sizeof hello.failed_step];
+  memcpy(text, hello.failed_step, sizeof text);
+  text[sizeof text - 1] = 0;
+  const std::string step = text;
+  if (step.starts_with("userfaultfd") || step.starts_with("UFFDIO")) {
+    const bool old = hello.error_number == EOPNOTSUPP || hello.error_number == EINVAL;
+    return fail(ErrorCode::kNotSupported,
+                fmt::format("the device process cannot have a userfaultfd ({}: {}); {}", step, strerrordesc_np(hello.error_number),
+                            old ? "Linux 5.19 or later is needed, built with CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP"
+                                : "allow the system call userfaultfd, or access to /dev/userfaultfd, in this container or sandbox"));
+  }
+  std::string hint;
+  if (hello.error_number == ENOMEM) hint = " (is the address space limited, ulimit -v, or vm.overcommit_memory=2?)";
+  if (hello.error_number == EAGAIN) hint = " (is the number of threads limited, ulimit -u, or by a control group?)";
+  auto error = fail_errno(fmt::format("the device process failed at {}{}", step, hint), hello.error_number);
+  if (!hint.empty()) error.value().code = ErrorCode::kNotSupported;
+  return error;
+}
+
+}  // namespace
+
+bool has_ended(const UniqueFd& pidfd) noexcept {
+  pollfd watched{pidfd.get(), POLLIN, 0};
+  return raw_syscall(SYS_poll, &watched, 1, 0) > 0;
+}
+
+void reap_if_ours(const DeviceProcess& process) noexcept {
+  siginfo_t info;
+  (void)raw_syscall(SYS_waitid, kWaitPidfd, process.pidfd.get(), &info, WEXITED | WNOHANG | __WALL, nullptr);
+}
+
+void end_device_process(DeviceProcess& process) noexcept {
+  process.socket.reset();
+  if (!process.pidfd) return;
+  if (!wait_readable(process.pidfd.get(), kEndTimeoutMs)) {
+    (void)raw_syscall(SYS_pidfd_send_signal, process.pidfd.get(), SIGKILL, nullptr, 0);
+    wait_readable(process.pidfd.get(), kEndTimeoutMs);
+  }
+  reap_if_ours(process);
+}
+
+Result<DeviceProcess> start_device_process(const std::string& path, int window_fd, int memory_fd) {
+  if (access(path.c_str(), X_OK) != 0) {
+    return fail(ErrorCode::kNotSupported, fmt::format("the device firmware {} is missing or not executable ({}); MIRRORCL_LIBRARY_DIR "
+                                                      "names the folder it lies in",
+                                                      path, strerrordesc_np(errno)));
+  }
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return fail_errno("socketpair", errno);
+  DeviceProcess process;
+  process.socket.reset(pair[0]);
+  UniqueFd theirs(pair[1]);
+  UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (!self) return fail_errno("pidfd_open", errno);
+
+  std::array<int, kStartupFdCount> fds{};
+  fds[kSocketFd] = theirs.get();
+  fds[kWindowFd] = window_fd;
+  fds[kDeviceMemoryFd] = memory_fd;
+  fds[kApplicationFd] = self.get();
+  auto spawned = spawn_detached(path, {"mirrorcl-firmware"}, fds);
+  if (!spawned) return tl::unexpected<Error>(spawned.error());
+  process.pid = spawned->pid;
+  process.pidfd = std::move(spawned->pidfd);
+  theirs.reset();
+
+  Hello hello{};
+  if (!wait_readable(process.socket.get(), kStartTimeoutMs)) {
+    end_device_process(process);
+    return fail(ErrorCode::kSystem, fmt::format("the device process did not answer within {} s", kStartTimeoutMs / 1000));
+  }
+  ssize_t size = receive_hello(process.socket.get(), &hello, &process.uffd);
+  if (size == 0) {
+    std::string end = describe_exit(process.pidfd.get(), kEndTimeoutMs);
+    end_device_process(process);
+    return fail(ErrorCode::kSystem, fmt::format("the device process {} before it was ready (firmware {})", end, path));
+  }
+  if (static_cast<std::size_t>(size) < sizeof hello || hello.magic != kHelloMagic || hello.version != kProtocolVersion) {
+    end_device_process(process);
+    return fail(ErrorCode::kNotSupported, fmt::format("the device firmware {} speaks protocol version {}, this driver {}", path,
+                                                      hello.version, kProtocolVersion));
+  }
+  if (hello.error_number != 0) {
+    end_device_process(process);
+    return explain_failure(hello);
+  }
+  if (!process.uffd) {
+    end_device_process(process);
+    return fail(ErrorCode::kSystem, "the device process sent no userfaultfd (is the limit of open files reached, ulimit -n?)");
+  }
+  process.features = hello.features;
+  process.symbol_count = hello.symbol_count;
+  return process;
+}
+
+}  // namespace mirrorcl::device

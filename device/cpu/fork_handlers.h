@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// fork() of the application: the child must neither keep D alive nor disturb it.
+#pragma once
+
+namespace mirrorcl::device {
+
+class CpuDeviceImpl;
+
+// From now on fork() calls before_fork(), then after_fork_in_parent() and after_fork_in_child() of `device`; null for none.
+void set_fork_target(CpuDeviceImpl* device);
+
+}  // namespace mirrorcl::device

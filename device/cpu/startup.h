@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// How A starts D: the descriptors that D inherits, and the one message that D answers with. Compiled into the driver and
+// the firmware; no libc.
+//
+//   A                                         D
+//   fills the ControlBlock, active = 0
+//   spawns the firmware  ------------------>  maps the window, takes over the address space, opens its userfaultfd,
+//                                             starts its units
+//   takes the userfaultfd  <----------------  Hello (or Hello with the step that failed)
+//   active = 1
+//                                             waits for the end of A: end of file on the socket, or A's pidfd
+#pragma once
+
+#include <cstdint>
+
+namespace mirrorcl::device {
+
+// Descriptors of the firmware, in this order.
+enum StartupFd : int {
+  kSocketFd = 0,        // SOCK_SEQPACKET to A; its end of file is the end of D
+  kWindowFd = 1,        // control, heap and code regions, in the window's order
+  kDeviceMemoryFd = 2,  // file offset = virtual address
+  kApplicationFd = 3,   // pidfd of A: readable when A has ended, even if a stray child of A holds the socket
+  kStartupFdCount = 4,
+};
+
+inline constexpr std::uint32_t kHelloMagic = 0x4d43'4c44;  // "DLCM"
+
+// From A to a unit: UnitState::fault holds a verdict. SIGUSR1.
+inline constexpr int kAbortSignal = 10;
+
+struct Hello {
+  std::uint32_t magic;        // kHelloMagic
+  std::uint32_t version;      // kProtocolVersion of the firmware
+  std::int32_t error_number;  // 0: ready, and the userfaultfd comes along; else the errno of `failed_step`
+  std::uint32_t symbol_count;
+  std::uint64_t features;     // UFFD_FEATURE_... that were asked for and granted
+  char failed_step[64];
+};
+
+}  // namespace mirrorcl::device
