@@ -8,6 +8,7 @@
 #include <llvm/IR/Constants.h>
 #include <llvm/IR/DataLayout.h>
 #include <llvm/IR/Function.h>
+#include <llvm/IR/IRBuilder.h>
 #include <llvm/IR/InstIterator.h>
 #include <llvm/IR/Instructions.h>
 #include <llvm/IR/Metadata.h>
@@ -21,6 +22,7 @@
 #include <string_view>
 
 #include "compiler/service/pocl_version.h"
+#include "device/window.h"
 
 namespace mirrorcl::compiler {
 namespace {
@@ -196,9 +198,46 @@ bool reaches_printf(const llvm::Function& function, std::set<const llvm::Functio
   return false;
 }
 
+enum class Memory { kGlobal, kLocal, kPrivate };
+
+// Defines what clang calls for to_global(), to_local() and to_private(): the pointer, or null if it means other memory.
+// The device keeps private and local memory at fixed addresses, a unit's stack first and its local memory at the end of
+// its space (device/window.h); everything else is global.
+void define_conversion(llvm::Module& module, const char* name, Memory wanted) {
+  llvm::Function* function = module.getFunction(name);
+  if (function == nullptr || !function->isDeclaration()) return;
+  function->setLinkage(llvm::GlobalValue::InternalLinkage);
+  function->addFnAttr(llvm::Attribute::AlwaysInline);
+  llvm::IRBuilder<> builder(llvm::BasicBlock::Create(module.getContext(), "", function));
+  llvm::Value* pointer = function->getArg(0);
+  llvm::Value* offset =
+      builder.CreateSub(builder.CreatePtrToInt(pointer, builder.getInt64Ty()), builder.getInt64(window::kUnits.start));
+  llvm::Value* in_units = builder.CreateICmpULT(offset, builder.getInt64(window::kUnits.size));
+  llvm::Value* in_local = builder.CreateICmpUGE(builder.CreateURem(offset, builder.getInt64(window::kUnitSpace)),
+                                                builder.getInt64(window::kUnitSpace - window::kUnitLocalMemory));
+  llvm::Value* matches = nullptr;
+  switch (wanted) {
+    case Memory::kGlobal:
+      matches = builder.CreateNot(in_units);
+      break;
+    case Memory::kLocal:
+      matches = builder.CreateAnd(in_units, in_local);
+      break;
+    case Memory::kPrivate:
+      matches = builder.CreateAnd(in_units, builder.CreateNot(in_local));
+      break;
+  }
+  auto* type = llvm::cast<llvm::PointerType>(function->getReturnType());
+  builder.CreateRet(
+      builder.CreateSelect(matches, builder.CreatePointerCast(pointer, type), llvm::ConstantPointerNull::get(type)));
+}
+
 }  // namespace
 
 void resolve_generic_builtins(llvm::Module& module) {
+  define_conversion(module, "__to_global", Memory::kGlobal);
+  define_conversion(module, "__to_local", Memory::kLocal);
+  define_conversion(module, "__to_private", Memory::kPrivate);
   std::vector<llvm::Function*> declarations;
   for (llvm::Function& function : module) {
     if (function.isDeclaration() && view(function.getName()).starts_with("_Z")) declarations.push_back(&function);

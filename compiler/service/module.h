@@ -15,7 +15,8 @@ class Module;
 namespace mirrorcl::compiler {
 
 // Makes calls of builtins on generic pointers calls of the overloads that PoCL's kernel library has: addressing is
-// flat, so the overloads of different address spaces are the same function.
+// flat, so the overloads of different address spaces are the same function. Defines to_global(), to_local() and
+// to_private().
 void resolve_generic_builtins(llvm::Module& module);
 
 // The module's kernels with arguments, attributes and uses_printf.

@@ -31,6 +31,15 @@
 
 #include "_kernel.h"
 
+#ifdef __opencl_c_generic_address_space
+// to_global() and its like are clang's own and become calls that module.cpp defines; this one is the kernel library's
+// to define, and it does not.
+static inline cl_mem_fence_flags __mirrorcl_get_fence(const void* pointer) {
+  return to_local(pointer) ? CLK_LOCAL_MEM_FENCE : CLK_GLOBAL_MEM_FENCE;
+}
+#define get_fence(pointer) __mirrorcl_get_fence(pointer)
+#endif
+
 // The headers need these to parse; images are not supported.
 #undef __opencl_c_images
 #undef __opencl_c_read_write_images
