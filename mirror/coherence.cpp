@@ -114,7 +114,7 @@ Outcome Migrator::make_run_coherent(Block& block, PageRun run) noexcept {
   counters_.add(&Statistics::coherent_upgrades, run.count);
   // Spares the application a fault per page; if events stand in the way, it takes them.
   if (host_.install(range).error != 0) host_.wake(range);
-  on_device([&] { return device_->map(range, Access::kReadWrite); });
+  grant(range, Access::kReadWrite);
   on_device([&] { return device_->protect(range, Access::kReadWrite); });
   return Outcome::kDone;
 }

@@ -25,6 +25,7 @@ Verdict failed(FaultKind kind) {
 }  // namespace
 
 Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
+  replay_uncounted_ = true;
   std::uint64_t address = fault.address;
   if (address < window::kUserSpaceStart || address >= window::kUserSpaceEnd || window::kWindow.contains(address)) {
     return failed(FaultKind::kInvalidAddress);
@@ -35,7 +36,7 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
   switch (block == nullptr ? PageState::kHost : block->state(page)) {
     case PageState::kCoherent:
       on_device([&] { return device_->zero_fill(range); });
-      on_device([&] { return device_->map(range, Access::kReadWrite); });
+      grant(range, Access::kReadWrite);
       if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
       return kServed;
     case PageState::kDevice:
@@ -45,12 +46,12 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
         Outcome outcome = make_coherent(*block, page);
         if (outcome != Outcome::kFailed) return {outcome};
       }
-      on_device([&] { return device_->map(range, Access::kReadWrite); });
+      grant(range, Access::kReadWrite);
       if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
       return kServed;
     case PageState::kSnapshot: {
       if (fault.access == Access::kRead) {
-        on_device([&] { return device_->map(range, Access::kRead); });
+        grant(range, Access::kRead);
         return kServed;
       }
       auto mapping = space_.query(address);
@@ -83,6 +84,14 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
     if (block->state(page) != PageState::kHost) return serve_device(fault);
   }
   return migrate_in(*block, page);
+}
+
+// Maps `range` for the device, which lets the access that is being served go on. Counted before, so that whoever waits
+// for the device sees it.
+void Migrator::grant(Range range, Access access) noexcept {
+  if (replay_uncounted_) counters_.add(&Statistics::replays);
+  replay_uncounted_ = false;
+  on_device([&] { return device_->map(range, access); });
 }
 
 Verdict Migrator::register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept {
@@ -265,10 +274,10 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
     return failed(FaultKind::kOutOfMemory);
   }
   block.host_to_device(run);
-  on_device([&] { return device_->map(range, Access::kReadWrite); });
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);
+  grant(range, Access::kReadWrite);
   return kServed;
 }
 
@@ -309,11 +318,11 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
     return give_up(error == -EAGAIN ? kTryAgain : failed(FaultKind::kUnmappable));
   }
   block.host_to_device(run);
-  on_device([&] { return device_->map(range, Access::kReadWrite); });
-  host_.wake(range);
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);
+  grant(range, Access::kReadWrite);
+  host_.wake(range);
   return kServed;
 }
 
@@ -365,9 +374,10 @@ Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& 
     return failed(FaultKind::kOutOfMemory);
   }
   block.host_to_snapshot(run);
-  snapshot_blocks_.push_back(block.base());
-  on_device([&] { return device_->map(range, Access::kRead); });
   counters_.add(&Statistics::snapshot_pages, run.count);
+  snapshot_blocks_.push_back(block.base());
+  has_snapshots_.store(true, std::memory_order_release);
+  grant(range, Access::kRead);
   return kServed;
 }
 
@@ -385,6 +395,7 @@ void Migrator::drop_snapshots() noexcept {
     blocks_.remove_if_empty(*block);
   }
   snapshot_blocks_.clear();
+  has_snapshots_.store(false, std::memory_order_release);
 }
 
 }  // namespace mirrorcl::mirror

@@ -162,9 +162,9 @@ Outcome Migrator::move_out(Block& block, PageRun run) noexcept {
     if (device_->capabilities().memory_cpu_mappable) {
       blocks_.returns_of(block).note(done, to_ms(now_ns()), options_.coherent_window_ms);
     }
-    host_.wake(block.range(done));
     counters_.add(&Statistics::pages_to_host, copied / kPageSize);
     counters_.add(&Statistics::bytes_to_host, copied);
+    host_.wake(block.range(done));
   }
   if (home < run.count) {
     PageRun left{run.first + home, run.count - home};

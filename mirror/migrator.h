@@ -54,7 +54,8 @@ class Migrator {
   // Everything of `range` comes home, and its blocks are forgotten.
   Outcome bring_home(Range range) noexcept;
   void drop_snapshots() noexcept;
-  bool has_snapshots() const { return !snapshot_blocks_.empty(); }
+  // Any thread: true from before a device sees a snapshot until they are dropped.
+  bool has_snapshots() const noexcept { return has_snapshots_.load(std::memory_order_acquire); }
   // Gives back memory that is only kept for speed.
   void rest() noexcept { staging_.empty(); }
 
@@ -73,6 +74,7 @@ class Migrator {
   Verdict copy_in_protected(Block& block, PageRun run) noexcept;
   Verdict take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
+  void grant(Range range, Access access) noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
   void drop_snapshot(Block& block, PageRun run) noexcept;
 
@@ -111,9 +113,11 @@ class Migrator {
   Staging staging_;
   char* bounce_ = nullptr;                           // kBlockSize bytes of pinned memory for contents on their way
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
-  std::uint64_t coherent_mappings_ = 0;              // an upper bound of the mappings that coherent runs split off
+  std::atomic<bool> has_snapshots_{false};
+  std::uint64_t coherent_mappings_ = 0;  // an upper bound of the mappings that coherent runs split off
   std::uint64_t coherent_mappings_limit_ = 0;
   bool told_coherent_limit_ = false;
+  bool replay_uncounted_ = false;  // a device access is being served and has not been let go yet
 };
 
 // Nanoseconds of CLOCK_MONOTONIC.

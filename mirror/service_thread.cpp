@@ -91,7 +91,6 @@ void ServiceThread::run() noexcept {
     serve_requests();
     serve_host_faults();
     if (holds_ == 0) serve_device_faults();
-    has_snapshots_.store(migrator_.has_snapshots(), std::memory_order_release);
   }
 }
 
@@ -170,7 +169,6 @@ void ServiceThread::serve_device_faults() noexcept {
     Verdict verdict = events_.has_events() ? Verdict{Outcome::kAgain} : migrator_.serve_device(fault);
     switch (verdict.outcome) {
       case Outcome::kDone:
-        counters_.add(&Statistics::replays);
         break;
       case Outcome::kAgain:
         device_faults_[kept++] = fault;
@@ -217,7 +215,6 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
       return true;
     case Request::Kind::kDropSnapshots:
       if (migrator_.device() != nullptr) migrator_.drop_snapshots();
-      has_snapshots_.store(false, std::memory_order_release);
       return true;
     case Request::Kind::kBringHome:
       return migrator_.device() == nullptr || continue_bringing_home(slot.request.range);

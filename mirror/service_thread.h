@@ -32,7 +32,7 @@ class ServiceThread {
   // Posts `request` and returns its result (0 or -errno) once it is done.
   int request(const Request& request) noexcept;
   void drain_events() noexcept { events_.wait_settled(); }
-  bool has_snapshots() const noexcept { return has_snapshots_.load(std::memory_order_acquire); }
+  bool has_snapshots() const noexcept { return migrator_.has_snapshots(); }
   Statistics statistics() const noexcept { return counters_.read(); }
   // After kStop: waits until both threads have ended.
   void join() noexcept;
@@ -91,7 +91,6 @@ class ServiceThread {
   bool stop_ = false;
   std::uint32_t holds_ = 0;
   std::pmr::vector<DeviceFault> device_faults_;  // to be served, oldest first
-  std::atomic<bool> has_snapshots_{false};
   std::atomic<std::uint32_t> posted_{0};
   std::array<Slot, kSlots> slots_;
 };

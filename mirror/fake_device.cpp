@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/fake_device.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/raw_syscall.h"
+
+namespace mirrorcl::mirror {
+
+FakeDevice::FakeDevice() {
+  memory_.reset(memfd_create("fake-device", MFD_CLOEXEC));
+  fault_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  lost_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  void* table = mmap(nullptr, kTableSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (!memory_ || !fault_event_ || !lost_event_ || table == MAP_FAILED ||
+      ftruncate(memory_.get(), off_t{1} << 47) != 0) {
+    std::perror("the fake device cannot be made");
+    std::abort();
+  }
+  madvise(table, kTableSize, MADV_DONTFORK);
+  table_ = static_cast<std::atomic<std::uint8_t>*>(table);
+}
+
+FakeDevice::~FakeDevice() {
+  munmap(table_, kTableSize);
+}
+
+void FakeDevice::lock() noexcept {
+  std::uint32_t expected = 0;
+  while (!lock_.compare_exchange_weak(expected, 1, std::memory_order_acquire)) {
+    expected = 0;
+    raw_syscall(SYS_sched_yield);
+  }
+}
+
+void FakeDevice::wake() noexcept {
+  changes_.fetch_add(1);
+  futex_wake(&changes_, 1 << 30);
+}
+
+device::FaultKind FakeDevice::read(const void* address, void* value, std::size_t size) {
+  return access(reinterpret_cast<std::uint64_t>(address), value, size, Access::kRead);
+}
+
+device::FaultKind FakeDevice::write(const void* address, const void* value, std::size_t size) {
+  return access(reinterpret_cast<std::uint64_t>(address), const_cast<void*>(value), size, Access::kReadWrite);
+}
+
+device::FaultKind FakeDevice::access(std::uint64_t address, void* value, std::size_t size, Access wanted) {
+  std::uint64_t page = address & ~std::uint64_t{4095};
+  std::uint32_t requester = next_requester_.fetch_add(1);
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  // The value travels through static memory: the caller's may be away, and must not be touched under the lock.
+  alignas(64) static thread_local char transfer[64];
+  if (size > sizeof transfer) return device::FaultKind::kUnknown;
+  if (wanted == Access::kReadWrite) __builtin_memcpy(transfer, value, size);
+  for (bool faulted = false;;) {
+    std::uint32_t seen = changes_.load();
+    lock();
+    auto allowed = page < kTableSize * 4096 ? static_cast<Access>(entry(page).load()) : Access::kNone;
+    if (allowed == Access::kReadWrite || (allowed == Access::kRead && wanted == Access::kRead)) {
+      long done =
+          raw_syscall(wanted == Access::kRead ? SYS_pread64 : SYS_pwrite64, memory_.get(), transfer, size, address);
+      unlock();
+      if (wanted == Access::kRead) __builtin_memcpy(value, transfer, size);
+      return done == static_cast<long>(size) ? device::FaultKind::kNone : device::FaultKind::kUnknown;
+    }
+    for (Refusal& refusal : refusals_) {
+      if (!refusal.used || refusal.requester != requester) continue;
+      refusal.used = false;
+      device::FaultKind kind = refusal.kind;
+      unlock();
+      return kind;
+    }
+    if (!faulted) {
+      // As in D: a woken access that still finds no mapping faults again.
+      for (Pending& pending : pending_) {
+        if (pending.used) continue;
+        pending = {{page, wanted, allowed != Access::kNone, requester}, true};
+        break;
+      }
+      fault_count_.fetch_add(1);
+      faulted = true;
+      unlock();
+      std::uint64_t one = 1;
+      raw_syscall(SYS_write, fault_event_.get(), &one, sizeof one);
+    } else {
+      unlock();
+    }
+    if (std::chrono::steady_clock::now() > deadline) return device::FaultKind::kUnknown;
+    futex_wait(&changes_, seen, 100'000'000);
+    if (changes_.load() != seen) {
+      // Still pending faults need no repetition.
+      lock();
+      bool waiting = false;
+      for (const Pending& pending : pending_)
+        waiting = waiting || (pending.used && pending.fault.requester == requester);
+      faulted = waiting;
+      unlock();
+    }
+  }
+}
+
+int FakeDevice::next_faults(std::span<DeviceFault> faults) noexcept {
+  std::uint64_t count;
+  raw_syscall(SYS_read, fault_event_.get(), &count, sizeof count);
+  int taken = 0;
+  lock();
+  for (Pending& pending : pending_) {
+    if (!pending.used || static_cast<std::size_t>(taken) == faults.size()) continue;
+    faults[static_cast<std::size_t>(taken++)] = pending.fault;
+    pending.used = false;
+  }
+  unlock();
+  return taken;
+}
+
+int FakeDevice::copy_in(Range range, const void* source) noexcept {
+  if (agains_ > 0 && agains_-- > 0) return -EAGAIN;
+  if (copies_to_fail_ > 0 && copies_to_fail_-- > 0) return -copy_error_;
+  long done = raw_syscall(SYS_pwrite64, memory_.get(), source, range.size, range.start);
+  return done == static_cast<long>(range.size) ? 0 : done < 0 ? static_cast<int>(done) : -EIO;
+}
+
+int FakeDevice::zero_fill(Range range) noexcept {
+  return static_cast<int>(raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_KEEP_SIZE, range.start, range.size));
+}
+
+int FakeDevice::copy_out(Range range, void* destination) noexcept {
+  long done = raw_syscall(SYS_pread64, memory_.get(), destination, range.size, range.start);
+  return done == static_cast<long>(range.size) ? 0 : done < 0 ? static_cast<int>(done) : -EIO;
+}
+
+int FakeDevice::map(Range range, Access access) noexcept {
+  lock();
+  for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
+    if (entry(page).load() == 0) entry(page).store(static_cast<std::uint8_t>(access));
+  }
+  unlock();
+  wake();
+  return 0;
+}
+
+int FakeDevice::protect(Range range, Access access) noexcept {
+  lock();
+  for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
+    if (entry(page).load() != 0) entry(page).store(static_cast<std::uint8_t>(access));
+  }
+  unlock();
+  if (access == Access::kReadWrite) wake();
+  return 0;
+}
+
+int FakeDevice::unmap(Range range) noexcept {
+  lock();
+  for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
+    if (entry(page).load() != 0) entry(page).store(0);
+  }
+  long result =
+      raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.start, range.size);
+  unlock();
+  return static_cast<int>(result);
+}
+
+int FakeDevice::replay(Range) noexcept {
+  wake();
+  return 0;
+}
+
+int FakeDevice::fail(const DeviceFault& fault, device::FaultKind kind) noexcept {
+  lock();
+  for (Refusal& refusal : refusals_) {
+    if (refusal.used) continue;
+    refusal = {fault.requester, kind, true};
+    break;
+  }
+  unlock();
+  wake();
+  return 0;
+}
+
+std::uint8_t FakeDevice::snapshot(const void* address) {
+  std::uint64_t page = reinterpret_cast<std::uint64_t>(address) & ~std::uint64_t{4095};
+  auto access = static_cast<Access>(entry(page).load());
+  off_t data = lseek(memory_.get(), static_cast<off_t>(page), SEEK_DATA);
+  bool present = data == static_cast<off_t>(page);
+  if (!present) return kNone;
+  return access == Access::kNone ? kAbsentMapping : access == Access::kRead ? kRead : kRead | kWrite;
+}
+
+std::uint64_t FakeDevice::pages_in_use() const {
+  struct stat status {};
+  fstat(memory_.get(), &status);
+  return static_cast<std::uint64_t>(status.st_blocks) * 512 / 4096;
+}
+
+void FakeDevice::lose() {
+  std::uint64_t one = 1;
+  (void)!::write(lost_event_.get(), &one, sizeof one);
+}
+
+void FakeDevice::restart() {
+  std::uint64_t count;
+  (void)!::read(lost_event_.get(), &count, sizeof count);
+  lost_reported_ = false;
+  madvise(table_, kTableSize, MADV_DONTNEED);
+}
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// A device for tests, in the manner of the kernel's test_hmm: a page table and device memory in this process, accesses
+// made by the test through read() and write(), which fault to the mirror and wait like a compute unit would, a fault
+// counter, and a snapshot byte per page.
+//
+// Its own state lies in a private mapping that no test gives to the device, but std::map nodes lie in the heap; so the
+// tests' data never shares pages with them (they use mappings of their own).
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+
+#include "base/futex.h"
+#include "base/unique_fd.h"
+#include "device/packet.h"
+#include "mirror/device/operations.h"
+
+namespace mirrorcl::mirror {
+
+class FakeDevice final : public DeviceOperations {
+ public:
+  // What the device sees of a page.
+  enum Snapshot : std::uint8_t { kNone = 0x00, kRead = 0x01, kWrite = 0x02, kAbsentMapping = 0x20 };
+
+  FakeDevice();
+  ~FakeDevice() override;
+
+  // --- the test's side: a compute unit. Each waits at most ten seconds, then returns kUnknown.
+  // kNone: done. Else the reason for which the mirror refused the access.
+  device::FaultKind read(const void* address, void* value, std::size_t size);
+  device::FaultKind write(const void* address, const void* value, std::size_t size);
+  template <typename T>
+  T load(const T* address) {
+    T value{};
+    last_error_ = read(address, &value, sizeof value);
+    return value;
+  }
+  template <typename T>
+  void store(T* address, T value) {
+    last_error_ = write(address, &value, sizeof value);
+  }
+  device::FaultKind last_error() const { return last_error_; }
+
+  std::uint8_t snapshot(const void* address);
+  std::uint64_t faults() const { return fault_count_.load(); }
+  // Pages of device memory in use, by the file's own count of blocks.
+  std::uint64_t pages_in_use() const;
+
+  // The device is gone: lost_fd becomes readable.
+  void lose();
+  void restart();
+  bool lost_was_reported() const { return lost_reported_.load(); }
+  // The next `count` calls of copy_in fail with `error`.
+  void fail_copies(int count, int error) {
+    copy_error_ = error;
+    copies_to_fail_ = count;
+  }
+  void answer_again(int count) { agains_ = count; }
+
+  // --- the mirror's side
+  DeviceCapabilities capabilities() const noexcept override { return {true, true, std::uint64_t{1} << 40}; }
+  int memory_fd() const noexcept override { return memory_.get(); }
+  int fault_fd() const noexcept override { return fault_event_.get(); }
+  int next_faults(std::span<DeviceFault> faults) noexcept override;
+  int lost_fd() const noexcept override { return lost_event_.get(); }
+  void on_lost() noexcept override { lost_reported_ = true; }
+  int copy_in(Range range, const void* source) noexcept override;
+  int zero_fill(Range range) noexcept override;
+  int copy_out(Range range, void* destination) noexcept override;
+  int map(Range range, Access access) noexcept override;
+  int protect(Range range, Access access) noexcept override;
+  int unmap(Range range) noexcept override;
+  int replay(Range range) noexcept override;
+  int fail(const DeviceFault& fault, device::FaultKind kind) noexcept override;
+
+ private:
+  // One byte of Access per page of the user's address space, sparse.
+  std::atomic<std::uint8_t>& entry(std::uint64_t address) { return table_[address / 4096]; }
+  device::FaultKind access(std::uint64_t address, void* value, std::size_t size, Access wanted);
+  void wake() noexcept;
+  void lock() noexcept;
+  void unlock() noexcept { lock_.store(0, std::memory_order_release); }
+
+  static constexpr std::uint64_t kTableSize = (std::uint64_t{1} << 47) / 4096;
+  static constexpr std::size_t kMaxFaults = 64;
+  struct Pending {
+    DeviceFault fault;
+    bool used;
+  };
+  struct Refusal {
+    std::uint32_t requester;
+    device::FaultKind kind;
+    bool used;
+  };
+
+  UniqueFd memory_;
+  UniqueFd fault_event_;
+  UniqueFd lost_event_;
+  std::atomic<std::uint8_t>* table_ = nullptr;
+  std::atomic<std::uint32_t> lock_{0};
+  FutexWord changes_{0};  // bumped whenever an access may succeed or has been refused
+  std::array<Pending, kMaxFaults> pending_{};
+  std::array<Refusal, kMaxFaults> refusals_{};
+  std::atomic<std::uint32_t> next_requester_{1};
+  std::atomic<std::uint64_t> fault_count_{0};
+  std::atomic<bool> lost_reported_{false};
+  std::atomic<int> copies_to_fail_{0};
+  std::atomic<int> copy_error_{0};
+  std::atomic<int> agains_{0};
+  device::FaultKind last_error_ = device::FaultKind::kNone;
+};
+
+}  // namespace mirrorcl::mirror

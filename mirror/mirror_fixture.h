@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests of the mirror share: a running mirror with a fake device, and memory of their own.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <thread>
+
+#include "mirror/fake_device.h"
+#include "mirror/mirror.h"
+#include "mirror/page_mask.h"
+
+namespace mirrorcl::mirror {
+
+// Private anonymous memory of `pages` pages, aligned to a block, with untouched gaps around it.
+class TestMemory {
+ public:
+  explicit TestMemory(std::size_t pages) : size_(pages * kPageSize) {
+    reserved_size_ = size_ + 3 * kBlockSize;
+    reserved_ = mmap(nullptr, reserved_size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    std::uint64_t start = block_down(reinterpret_cast<std::uint64_t>(reserved_) + 2 * kBlockSize - 1);
+    start_ = static_cast<char*>(mmap(reinterpret_cast<void*>(start), size_, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0));
+    madvise(start_, size_, MADV_NOHUGEPAGE);
+  }
+  ~TestMemory() { munmap(reserved_, reserved_size_); }
+  TestMemory(const TestMemory&) = delete;
+  TestMemory& operator=(const TestMemory&) = delete;
+
+  char* data() const { return start_; }
+  std::size_t size() const { return size_; }
+  // The first 8 bytes of page `page`.
+  std::uint64_t* word(std::size_t page) const { return reinterpret_cast<std::uint64_t*>(start_ + page * kPageSize); }
+
+ private:
+  std::size_t size_;
+  std::size_t reserved_size_;
+  void* reserved_;
+  char* start_;
+};
+
+class MirrorTest : public ::testing::Test {
+ protected:
+  void SetUp() override { start({}); }
+  void start(const MirrorOptions& options) {
+    mirror_.reset();
+    auto started = Mirror::start(options);
+    ASSERT_TRUE(started.has_value()) << started.error().message;
+    mirror_ = std::move(*started);
+    auto attached = mirror_->attach(device_);
+    ASSERT_TRUE(attached.has_value()) << attached.error().message;
+  }
+  Statistics statistics() const { return mirror_->statistics(); }
+
+  FakeDevice device_;
+  std::unique_ptr<Mirror> mirror_;
+};
+
+}  // namespace mirrorcl::mirror

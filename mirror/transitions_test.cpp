@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every transition of a page, driven through the fake device one access at a time.
+#include "mirror/mirror_fixture.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+using device::FaultKind;
+
+class TransitionsTest : public MirrorTest {};
+
+TEST_F(TransitionsTest, DeviceReadsWhatTheHostWrote) {
+  TestMemory memory(1);
+  *memory.word(0) = 42;
+  EXPECT_EQ(device_.load(memory.word(0)), 42U);
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone);
+  Statistics s = statistics();
+  EXPECT_EQ(s.device_faults, 1U);
+  EXPECT_EQ(s.pages_to_device, 1U);
+  EXPECT_EQ(s.bytes_to_device, kPageSize);
+  EXPECT_EQ(s.replays, 1U);
+  EXPECT_EQ(device_.snapshot(memory.word(0)), FakeDevice::kRead | FakeDevice::kWrite);
+}
+
+TEST_F(TransitionsTest, HostReadsWhatTheDeviceWrote) {
+  TestMemory memory(1);
+  *memory.word(0) = 1;
+  device_.store(memory.word(0), std::uint64_t{2});
+  EXPECT_EQ(*memory.word(0), 2U);
+  EXPECT_EQ(statistics().cpu_faults, 1U);
+  EXPECT_EQ(statistics().pages_to_host, 1U);
+  EXPECT_EQ(device_.snapshot(memory.word(0)), FakeDevice::kNone) << "device memory is freed when the page goes home";
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+}
+
+TEST_F(TransitionsTest, UntouchedPageIsZeroAndNotCopied) {
+  TestMemory memory(4);
+  EXPECT_EQ(device_.load(memory.word(2)), 0U);
+  EXPECT_EQ(statistics().pages_zero_filled, 1U);
+  EXPECT_EQ(statistics().pages_to_device, 0U);
+  device_.store(memory.word(2), std::uint64_t{9});
+  EXPECT_EQ(*memory.word(2), 9U);
+  EXPECT_EQ(*memory.word(3), 0U);
+}
+
+TEST_F(TransitionsTest, WritesAfterAReadNeedNoSecondFault) {
+  TestMemory memory(1);
+  *memory.word(0) = 5;
+  EXPECT_EQ(device_.load(memory.word(0)), 5U);
+  device_.store(memory.word(0), std::uint64_t{6});
+  EXPECT_EQ(device_.faults(), 1U);
+}
+
+TEST_F(TransitionsTest, DenseAccessGrowsToTheWholeBlock) {
+  TestMemory memory(4 * kBlockPages);
+  for (std::size_t page = 0; page < 4 * kBlockPages; ++page) *memory.word(page) = page;
+  for (std::size_t page = 0; page < 4 * kBlockPages; ++page) ASSERT_EQ(device_.load(memory.word(page)), page);
+  EXPECT_EQ(statistics().pages_to_device, 4U * kBlockPages);
+  EXPECT_LE(device_.faults(), 24U) << "a few per doubling in the first block, one in each of the others";
+  for (std::size_t page = 0; page < 4 * kBlockPages; ++page) ASSERT_EQ(*memory.word(page), page);
+  EXPECT_LE(statistics().cpu_faults, 24U);
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+}
+
+TEST_F(TransitionsTest, SparseAccessMovesSinglePages) {
+  TestMemory memory(2 * kBlockPages);
+  for (std::size_t page = 0; page < 2 * kBlockPages; ++page) *memory.word(page) = page;
+  for (std::size_t page = 0; page < 2 * kBlockPages; page += 64) ASSERT_EQ(device_.load(memory.word(page)), page);
+  EXPECT_EQ(statistics().pages_to_device, 16U);
+}
+
+TEST_F(TransitionsTest, GrowthStaysInsideTheMapping) {
+  TestMemory memory(8);
+  for (std::size_t page = 0; page < 8; ++page) *memory.word(page) = page;
+  ASSERT_EQ(mprotect(memory.data() + 4 * kPageSize, 4 * kPageSize, PROT_READ), 0);
+  for (std::size_t page = 0; page < 4; ++page) device_.store(memory.word(page), std::uint64_t{100 + page});
+  EXPECT_EQ(statistics().pages_to_device, 4U);
+  EXPECT_EQ(device_.snapshot(memory.word(4)), FakeDevice::kNone);
+  for (std::size_t page = 0; page < 4; ++page) EXPECT_EQ(*memory.word(page), 100 + page);
+}
+
+TEST_F(TransitionsTest, PingPongBecomesCoherent) {
+  TestMemory memory(1);
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    device_.store(memory.word(0), 2 * i + 1);
+    ASSERT_EQ(*memory.word(0), 2 * i + 1);
+    *memory.word(0) = 2 * i + 2;
+    ASSERT_EQ(device_.load(memory.word(0)), 2 * i + 2);
+  }
+  EXPECT_EQ(statistics().coherent_upgrades, 1U);
+  std::uint64_t faults = device_.faults();
+  std::uint64_t cpu_faults = statistics().cpu_faults;
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    *memory.word(0) = i;
+    ASSERT_EQ(device_.load(memory.word(0)), i);
+  }
+  EXPECT_EQ(device_.faults(), faults) << "a coherent page faults on neither side";
+  EXPECT_EQ(statistics().cpu_faults, cpu_faults);
+}
+
+TEST_F(TransitionsTest, ReturnsOutsideTheWindowDoNotMakeCoherent) {
+  start({.coherent_after_returns = 2, .coherent_window_ms = 1, .density_percent = 51});
+  TestMemory memory(1);
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    device_.store(memory.word(0), i);
+    ASSERT_EQ(*memory.word(0), i);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(statistics().coherent_upgrades, 0U);
+}
+
+TEST_F(TransitionsTest, BouncingRegionBecomesCoherentAtOnce) {
+  TestMemory memory(64);
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    for (std::size_t page = 0; page < 64; ++page) device_.store(memory.word(page), i + page);
+    for (std::size_t page = 0; page < 64; ++page) ASSERT_EQ(*memory.word(page), i + page);
+  }
+  EXPECT_EQ(statistics().coherent_upgrades, 64U);
+}
+
+TEST_F(TransitionsTest, BringHomeEndsEveryState) {
+  TestMemory memory(8);
+  for (std::size_t page = 0; page < 8; ++page) *memory.word(page) = page;
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    device_.store(memory.word(0), i + 10);
+    ASSERT_EQ(*memory.word(0), i + 10);
+  }
+  ASSERT_EQ(statistics().coherent_upgrades, 1U);
+  device_.store(memory.word(5), std::uint64_t{55});
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+  std::uint64_t cpu_faults = statistics().cpu_faults;
+  EXPECT_EQ(*memory.word(0), 15U);
+  EXPECT_EQ(*memory.word(5), 55U);
+  EXPECT_EQ(*memory.word(7), 7U);
+  EXPECT_EQ(statistics().cpu_faults, cpu_faults) << "at home, nothing faults";
+  device_.store(memory.word(5), std::uint64_t{56});
+  EXPECT_EQ(*memory.word(5), 56U);
+}
+
+TEST_F(TransitionsTest, HoldKeepsDeviceFaultsWaiting) {
+  TestMemory memory(1);
+  device_.store(memory.word(0), std::uint64_t{1});
+  mirror_->hold_home();
+  mirror_->hold_home();
+  EXPECT_EQ(*memory.word(0), 1U);
+  std::atomic<bool> done{false};
+  std::thread unit([&] {
+    device_.store(memory.word(0), std::uint64_t{2});
+    done = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  mirror_->release_hold();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(done) << "holds nest";
+  EXPECT_EQ(*memory.word(0), 1U);
+  mirror_->release_hold();
+  unit.join();
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone);
+  EXPECT_EQ(*memory.word(0), 2U);
+}
+
+TEST_F(TransitionsTest, WildAddressesAreRefused) {
+  auto read = [&](std::uint64_t address) {
+    std::uint64_t value;
+    return device_.read(reinterpret_cast<void*>(address), &value, sizeof value);
+  };
+  TestMemory memory(1);
+  ASSERT_EQ(munmap(memory.data(), kPageSize), 0);
+  EXPECT_EQ(read(0), FaultKind::kInvalidAddress);
+  EXPECT_EQ(read(0x1000), FaultKind::kInvalidAddress);
+  EXPECT_EQ(read(reinterpret_cast<std::uint64_t>(memory.data())), FaultKind::kInvalidAddress);
+  EXPECT_EQ(read(0x2000'0000'0000), FaultKind::kInvalidAddress) << "the window is nobody's memory";
+  EXPECT_EQ(read(0x8000'0000'0000'0000), FaultKind::kInvalidAddress);
+  EXPECT_EQ(statistics().device_faults_failed, 5U);
+  *const_cast<volatile std::uint64_t*>(TestMemory(1).word(0)) = 1;
+}
+
+TEST_F(TransitionsTest, ProtNoneIsRefused) {
+  TestMemory memory(1);
+  ASSERT_EQ(mprotect(memory.data(), kPageSize, PROT_NONE), 0);
+  device_.load(memory.word(0));
+  EXPECT_EQ(device_.last_error(), FaultKind::kInvalidAddress);
+}
+
+TEST_F(TransitionsTest, ReadOnlyMemoryIsCopiedAndNotWritten) {
+  TestMemory memory(1);
+  *memory.word(0) = 77;
+  ASSERT_EQ(mprotect(memory.data(), kPageSize, PROT_READ), 0);
+  EXPECT_EQ(device_.load(memory.word(0)), 77U);
+  EXPECT_EQ(device_.snapshot(memory.word(0)), FakeDevice::kRead);
+  EXPECT_EQ(statistics().snapshot_pages, 1U);
+  device_.store(memory.word(0), std::uint64_t{78});
+  EXPECT_EQ(device_.last_error(), FaultKind::kReadOnly);
+  ASSERT_EQ(mprotect(memory.data(), kPageSize, PROT_READ | PROT_WRITE), 0);
+  device_.store(memory.word(0), std::uint64_t{79});
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone) << "writable by now: mirrored";
+  EXPECT_EQ(*memory.word(0), 79U);
+}
+
+TEST_F(TransitionsTest, DroppedSnapshotShowsPresentContents) {
+  static std::uint64_t global = 1;  // .data: a private file mapping
+  EXPECT_EQ(device_.load(&global), 1U);
+  global = 2;
+  mirror_->drop_snapshots();
+  EXPECT_EQ(device_.load(&global), 2U);
+  device_.store(&global, std::uint64_t{3});
+  EXPECT_EQ(device_.last_error(), FaultKind::kUnmappable);
+  EXPECT_EQ(global, 2U);
+}
+
+TEST_F(TransitionsTest, FullDeviceMemoryLosesNothing) {
+  TestMemory memory(4);
+  for (std::size_t page = 0; page < 4; ++page) *memory.word(page) = page + 1;
+  device_.fail_copies(1, ENOSPC);
+  device_.load(memory.word(1));
+  EXPECT_EQ(device_.last_error(), FaultKind::kOutOfMemory);
+  for (std::size_t page = 0; page < 4; ++page) EXPECT_EQ(*memory.word(page), page + 1);
+  EXPECT_EQ(device_.load(memory.word(1)), 2U);
+}
+
+TEST_F(TransitionsTest, DeviceOperationsAreRepeatedAfterEagain) {
+  TestMemory memory(1);
+  *memory.word(0) = 3;
+  device_.answer_again(5);
+  EXPECT_EQ(device_.load(memory.word(0)), 3U);
+  EXPECT_GE(statistics().retries, 5U);
+}
+
+TEST_F(TransitionsTest, LostDeviceKeepsDataAndMayComeBack) {
+  TestMemory memory(2);
+  device_.store(memory.word(0), std::uint64_t{11});
+  device_.store(memory.word(1), std::uint64_t{12});
+  device_.lose();
+  EXPECT_EQ(*memory.word(0), 11U) << "served from device memory, which outlives the device";
+  for (int i = 0; i < 1000 && !device_.lost_was_reported(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(device_.lost_was_reported());
+  EXPECT_EQ(statistics().device_losses, 1U);
+  device_.restart();
+  ASSERT_TRUE(mirror_->attach(device_).has_value());
+  EXPECT_EQ(device_.load(memory.word(1)), 12U);
+  device_.store(memory.word(0), std::uint64_t{13});
+  EXPECT_EQ(*memory.word(0), 13U);
+}
+
+TEST_F(TransitionsTest, SecondDeviceIsRefused) {
+  FakeDevice other;
+  auto attached = mirror_->attach(other);
+  ASSERT_FALSE(attached.has_value());
+  EXPECT_EQ(attached.error().code, ErrorCode::kNotSupported);
+}
+
+TEST_F(TransitionsTest, OneMirrorPerProcess) {
+  auto second = Mirror::start();
+  ASSERT_FALSE(second.has_value());
+  EXPECT_EQ(second.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_TRUE(Mirror::probe().has_value());
+}
+
+}  // namespace
+}  // namespace mirrorcl::mirror
