@@ -343,7 +343,6 @@ void CpuDeviceImpl::after_fork_in_child() noexcept {
   host_->former = {};
   memory_.reset();
   mmu_.set_memory(-1);
-  detach_window_after_fork();
   after_fork_in_parent();
 }
 

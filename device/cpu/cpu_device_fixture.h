@@ -7,6 +7,7 @@
 #include <poll.h>
 
 #include <atomic>
+#include <concepts>
 #include <cstring>
 #include <functional>
 #include <initializer_list>
@@ -28,7 +29,8 @@ namespace mirrorcl::device {
 struct TestArgument {
   std::uint64_t value = 0;
   std::uint64_t local = 0;
-  TestArgument(std::uint64_t number) : value(number) {}  // NOLINT(google-explicit-constructor)
+  template <std::integral T>
+  TestArgument(T number) : value(static_cast<std::uint64_t>(number)) {}  // NOLINT(google-explicit-constructor)
   TestArgument(const volatile void* pointer) : value(reinterpret_cast<std::uint64_t>(pointer)) {}  // NOLINT
   static TestArgument local_bytes(std::uint64_t bytes) {
     TestArgument argument(std::uint64_t{0});

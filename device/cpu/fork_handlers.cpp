@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "device/cpu/cpu_device_impl.h"
+#include "device/cpu/window_map.h"
 
 namespace mirrorcl::device {
 namespace {
@@ -26,14 +27,18 @@ void in_parent() {
 
 void in_child() {
   if (g_device != nullptr) g_device->after_fork_in_child();
+  detach_window_after_fork();
   g_mutex.unlock();
 }
 
 }  // namespace
 
-void set_fork_target(CpuDeviceImpl* device) {
+void register_fork_handlers() {
   static std::once_flag once;
   std::call_once(once, [] { pthread_atfork(prepare, in_parent, in_child); });
+}
+
+void set_fork_target(CpuDeviceImpl* device) {
   std::scoped_lock lock(g_mutex);
   g_device = device;
 }

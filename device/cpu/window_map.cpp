@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "base/unique_fd.h"
+#include "device/cpu/fork_handlers.h"
 #include "device/window.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -30,6 +31,8 @@ constexpr Region kShared{window::kControl.start, window::kCode.end() - window::k
 static_assert(window::kControl.end() == window::kHeap.start && window::kHeap.end() == window::kCode.start);
 
 int g_window_fd = -1;
+// The ranges are ours; in the child of a fork they still are, while the shared file is not.
+bool g_reserved = false;
 
 void* at(const Region& region) { return reinterpret_cast<void*>(region.start); }
 
@@ -65,8 +68,12 @@ Result<void> reserve_regions() {
 }
 
 Result<void> reserve_once() {
-  auto reserved = reserve_regions();
-  if (!reserved) return reserved;
+  if (!g_reserved) {
+    auto reserved = reserve_regions();
+    if (!reserved) return reserved;
+    g_reserved = true;
+    register_fork_handlers();
+  }
   auto file = create_memory_file("mirrorcl-window", kShared.size);
   if (!file) return tl::unexpected<Error>(file.error());
   UniqueFd fd(*file);

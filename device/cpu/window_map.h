@@ -17,7 +17,7 @@ int window_fd() noexcept;
 void discard_window_memory(void* start, std::size_t size) noexcept;
 
 // In the child of a fork(): replaces the shared regions, which are not inherited, by empty private memory, so that the child
-// reads zeros (every signal: complete) and can disturb nobody. Async-signal-safe.
+// reads zeros (every signal: complete) and can disturb nobody. reserve_window() gives it new ones. Async-signal-safe.
 void detach_window_after_fork() noexcept;
 
 // A file on memory of `size` bytes that is not executable by exec and closes on exec.
