@@ -12,12 +12,15 @@ namespace mirrorcl::compiler {
 namespace {
 
 // Options that clang's front end takes as they are.
-constexpr std::array<std::string_view, 10> kLanguageOptions{
-    "-cl-single-precision-constant", "-cl-mad-enable",
-    "-cl-no-signed-zeros",           "-cl-unsafe-math-optimizations",
-    "-cl-finite-math-only",          "-cl-fast-relaxed-math",
-    "-cl-denorms-are-zero",          "-cl-strict-aliasing",
-    "-cl-uniform-work-group-size",   "-cl-fp32-correctly-rounded-divide-sqrt"};
+constexpr std::array<std::string_view, 9> kLanguageOptions{"-cl-single-precision-constant",
+                                                           "-cl-mad-enable",
+                                                           "-cl-no-signed-zeros",
+                                                           "-cl-unsafe-math-optimizations",
+                                                           "-cl-finite-math-only",
+                                                           "-cl-fast-relaxed-math",
+                                                           "-cl-strict-aliasing",
+                                                           "-cl-uniform-work-group-size",
+                                                           "-cl-fp32-correctly-rounded-divide-sqrt"};
 
 // Options that are true of every MirrorCL build: argument information is always kept, and sub-groups make independent
 // progress for nobody since there are none.
@@ -106,7 +109,8 @@ Result<BuildOptions> parse_build_options(const std::string& text) {
       options.disable_optimisation = true;
     } else if (std::find(kLanguageOptions.begin(), kLanguageOptions.end(), word) != kLanguageOptions.end()) {
       options.language.push_back(word);
-      if (word == "-cl-denorms-are-zero") options.flush_denormals = true;
+    } else if (word == "-cl-denorms-are-zero") {
+      options.flush_denormals = true;  // a mode of the processor, set around each launch
     } else if (std::find(kImpliedOptions.begin(), kImpliedOptions.end(), word) == kImpliedOptions.end()) {
       return invalid(fmt::format("{}: not an option of clBuildProgram", word));
     }

@@ -47,7 +47,7 @@ TEST(parse_build_options, knows_every_option_of_the_specification) {
   EXPECT_TRUE(options->debug);
   EXPECT_TRUE(options->flush_denormals);
   EXPECT_TRUE(options->disable_optimisation);
-  EXPECT_EQ(options->language.size(), 10U);
+  EXPECT_EQ(options->language.size(), 9U);
 }
 
 TEST(parse_build_options, keeps_one_of_a_repeated_language_option_and_the_last_standard) {

@@ -56,6 +56,13 @@ class UserFiles : public clang::DependencyCollector {
   bool any_ = false;
 };
 
+// Plain text, with the names and lines that #line gives. Owned by who takes it.
+clang::DiagnosticOptions* diagnostic_options() {
+  auto* options = new clang::DiagnosticOptions();
+  options->ShowPresumedLoc = 1;
+  return options;
+}
+
 llvm::MemoryBufferRef buffer_of(std::string_view text, const char* name) {
   return {llvm::StringRef(text.data(), text.size()), name};
 }
@@ -79,7 +86,7 @@ class ClangFrontEnd final : public FrontEnd {
 
     clang::CompilerInstance compiler;
     llvm::raw_string_ostream log(output.log);
-    clang::TextDiagnosticPrinter printer(log, new clang::DiagnosticOptions());
+    clang::TextDiagnosticPrinter printer(log, diagnostic_options());
     if (!prepare(compiler, arguments, printer, log, precompiled)) return output;
     auto files = std::make_shared<UserFiles>();
     compiler.addDependencyCollector(files);
@@ -115,10 +122,12 @@ class ClangFrontEnd final : public FrontEnd {
     std::vector<const char*> words;
     words.reserve(arguments.size());
     for (const std::string& argument : arguments) words.push_back(argument.c_str());
-    compiler.createDiagnostics(&printer, /*ShouldOwnClient=*/false);
+    clang::DiagnosticsEngine parsing(new clang::DiagnosticIDs(), new clang::DiagnosticOptions(), &printer,
+                                     /*ShouldOwnClient=*/false);
     compiler.setVerboseOutputStream(log);
-    if (!clang::CompilerInvocation::CreateFromArgs(compiler.getInvocation(), words, compiler.getDiagnostics()))
-      return false;
+    if (!clang::CompilerInvocation::CreateFromArgs(compiler.getInvocation(), words, parsing)) return false;
+    // Only now: -w and -Werror are among the arguments.
+    compiler.createDiagnostics(&printer, /*ShouldOwnClient=*/false);
 
     auto own = llvm::makeIntrusiveRefCnt<llvm::vfs::InMemoryFileSystem>();
     own->addFileNoOwn(kPrefixPath, 0, buffer_of(kPrefixText, kPrefixPath));
@@ -149,7 +158,7 @@ class ClangFrontEnd final : public FrontEnd {
     clang::CompilerInstance compiler;
     std::string log;
     llvm::raw_string_ostream stream(log);
-    clang::TextDiagnosticPrinter printer(stream, new clang::DiagnosticOptions());
+    clang::TextDiagnosticPrinter printer(stream, diagnostic_options());
     if (!prepare(compiler, arguments, printer, stream, {})) return {};
     auto& inputs = compiler.getFrontendOpts().Inputs;
     inputs.clear();
