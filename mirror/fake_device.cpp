@@ -59,9 +59,10 @@ device::FaultKind FakeDevice::access(std::uint64_t address, void* value, std::si
   std::uint64_t page = address & ~std::uint64_t{4095};
   std::uint32_t requester = next_requester_.fetch_add(1);
   auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  // The value travels through static memory: the caller's may be away, and must not be touched under the lock.
-  alignas(64) static thread_local char transfer[64];
-  if (size > sizeof transfer) return device::FaultKind::kUnknown;
+  // The value travels through the device's own memory: the caller's may be away, and must not be touched under the
+  // lock.
+  char(&transfer)[kTransferSize] = transfers_[requester % kMaxFaults];
+  if (size > kTransferSize) return device::FaultKind::kUnknown;
   if (wanted == Access::kReadWrite) __builtin_memcpy(transfer, value, size);
   for (bool faulted = false;;) {
     std::uint32_t seen = changes_.load();

@@ -3,8 +3,8 @@
 // made by the test through read() and write(), which fault to the mirror and wait like a compute unit would, a fault
 // counter, and a snapshot byte per page.
 //
-// Its own state lies in a private mapping that no test gives to the device, but std::map nodes lie in the heap; so the
-// tests' data never shares pages with them (they use mappings of their own).
+// The service thread calls it, so it must never migrate: put it into static storage, which lies in an object that the
+// mirror keeps for itself. At most 64 accesses at a time.
 #pragma once
 
 #include <array>
@@ -96,12 +96,15 @@ class FakeDevice final : public DeviceOperations {
     bool used;
   };
 
+  static constexpr std::size_t kTransferSize = 64;
+
   UniqueFd memory_;
   UniqueFd fault_event_;
   UniqueFd lost_event_;
   std::atomic<std::uint8_t>* table_ = nullptr;
   std::atomic<std::uint32_t> lock_{0};
   FutexWord changes_{0};  // bumped whenever an access may succeed or has been refused
+  char transfers_[kMaxFaults][kTransferSize] = {};
   std::array<Pending, kMaxFaults> pending_{};
   std::array<Refusal, kMaxFaults> refusals_{};
   std::atomic<std::uint32_t> next_requester_{1};

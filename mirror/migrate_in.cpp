@@ -274,6 +274,7 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
     return failed(FaultKind::kOutOfMemory);
   }
   block.host_to_device(run);
+  block.granted_ns = now_ns();
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);
@@ -318,6 +319,7 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
     return give_up(error == -EAGAIN ? kTryAgain : failed(FaultKind::kUnmappable));
   }
   block.host_to_device(run);
+  block.granted_ns = now_ns();
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);

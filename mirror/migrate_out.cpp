@@ -11,6 +11,8 @@ namespace {
 // From here on mapping device memory costs less than copying it twice.
 constexpr unsigned kViewPages = 16;
 
+constexpr std::uint64_t kMinimumStayNs = 200'000;
+
 }  // namespace
 
 Outcome Migrator::serve_host(const HostFault& fault) noexcept {
@@ -25,6 +27,12 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
       if (wants_coherence(*block, page)) {
         Outcome outcome = make_coherent(*block, page);
         if (outcome != Outcome::kFailed) return outcome;
+      }
+      // A page that goes back and forth and cannot become coherent stays with the device long enough for the access it
+      // came for, or a busy host thread would take it away each time before the device has woken.
+      if (block->returns != nullptr && block->stays_private().test(page) &&
+          now_ns() - block->granted_ns < kMinimumStayNs) {
+        return Outcome::kAgain;
       }
       return bring_region_home(*block, page);
     case PageState::kHost:

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "mirror/fake_device.h"
@@ -44,6 +45,9 @@ class TestMemory {
   char* start_;
 };
 
+// Static storage, see FakeDevice.
+inline std::optional<FakeDevice> g_fake_device;
+
 class MirrorTest : public ::testing::Test {
  protected:
   void SetUp() override { start({}); }
@@ -57,7 +61,7 @@ class MirrorTest : public ::testing::Test {
   }
   Statistics statistics() const { return mirror_->statistics(); }
 
-  FakeDevice device_;
+  FakeDevice& device_ = g_fake_device.emplace();
   std::unique_ptr<Mirror> mirror_;
 };
 

@@ -245,7 +245,7 @@ TEST_F(TransitionsTest, LostDeviceKeepsDataAndMayComeBack) {
 }
 
 TEST_F(TransitionsTest, SecondDeviceIsRefused) {
-  FakeDevice other;
+  static FakeDevice other;
   auto attached = mirror_->attach(other);
   ASSERT_FALSE(attached.has_value());
   EXPECT_EQ(attached.error().code, ErrorCode::kNotSupported);
