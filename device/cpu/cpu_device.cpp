@@ -51,25 +51,40 @@ const char* last_words() {
 
 const char* fault_kind_name(FaultKind kind) noexcept {
   switch (kind) {
-    case FaultKind::kNone: return "no fault";
-    case FaultKind::kInvalidAddress: return "invalid address";
-    case FaultKind::kReadOnly: return "write to read-only memory";
-    case FaultKind::kUnmappable: return "memory that a device cannot use";
-    case FaultKind::kOutOfMemory: return "out of device memory";
-    case FaultKind::kIntegerDivide: return "integer division by zero or overflow";
-    case FaultKind::kIllegalInstruction: return "illegal instruction";
-    case FaultKind::kTrap: return "trap instruction";
-    case FaultKind::kStackOverflow: return "stack overflow";
-    case FaultKind::kForbiddenCall: return "system call";
-    case FaultKind::kUnknown: return "unknown fault";
-    case FaultKind::kMisaligned: return "misaligned vector access";
-    case FaultKind::kAborted: return "aborted";
+    case FaultKind::kNone:
+      return "no fault";
+    case FaultKind::kInvalidAddress:
+      return "invalid address";
+    case FaultKind::kReadOnly:
+      return "write to read-only memory";
+    case FaultKind::kUnmappable:
+      return "memory that a device cannot use";
+    case FaultKind::kOutOfMemory:
+      return "out of device memory";
+    case FaultKind::kIntegerDivide:
+      return "integer division by zero or overflow";
+    case FaultKind::kIllegalInstruction:
+      return "illegal instruction";
+    case FaultKind::kTrap:
+      return "trap instruction";
+    case FaultKind::kStackOverflow:
+      return "stack overflow";
+    case FaultKind::kForbiddenCall:
+      return "system call";
+    case FaultKind::kUnknown:
+      return "unknown fault";
+    case FaultKind::kMisaligned:
+      return "misaligned vector access";
+    case FaultKind::kAborted:
+      return "aborted";
   }
   return "unknown fault";
 }
 
 // One device per process: the window is laid out for one. The object's place in the window doubles as the lock on that.
 static std::atomic<bool> g_exists{false};
+// A pointer to the device's HostState where a leak checker looks for pointers, which it does not in the window.
+static const void* g_host_state_root = nullptr;
 
 void* CpuDeviceImpl::operator new(std::size_t size) {
   static_assert(sizeof(CpuDeviceImpl) <= window::kFirmware.size);
@@ -77,7 +92,9 @@ void* CpuDeviceImpl::operator new(std::size_t size) {
   return reinterpret_cast<void*>(window::kFirmware.start);
 }
 
-void CpuDeviceImpl::operator delete(void*) noexcept { g_exists.store(false); }
+void CpuDeviceImpl::operator delete(void*) noexcept {
+  g_exists.store(false);
+}
 
 Result<std::unique_ptr<CpuDevice>> CpuDevice::start(const CpuDeviceOptions& options) {
   if (auto reserved = reserve_window(); !reserved) return tl::unexpected<Error>(reserved.error());
@@ -97,6 +114,7 @@ CpuDeviceImpl::CpuDeviceImpl(const CpuDeviceOptions& options) : host_(std::make_
   spin_ns_ = std::min(options.spin_us, 1'000'000U) * 1000;
   // Idle units leave a CPU to the application's threads.
   max_spinning_ = std::max(cpus, 2U) - 1;
+  g_host_state_root = host_.get();
   host_->firmware = options.firmware.empty() ? private_file("mirrorcl-firmware") : options.firmware;
 }
 
@@ -151,16 +169,18 @@ Result<void> CpuDeviceImpl::start_process() {
   std::unordered_map<std::string, std::uint64_t> symbols;
   const auto* published = reinterpret_cast<const FirmwareSymbol*>(window::kControl.start + kSymbolsOffset);
   for (std::uint32_t i = 0; i < std::min(process->symbol_count, kMaxSymbols); ++i) {
-    symbols.emplace(std::string(published[i].name, strnlen(published[i].name, sizeof published[i].name)), published[i].address);
+    symbols.emplace(std::string(published[i].name, strnlen(published[i].name, sizeof published[i].name)),
+                    published[i].address);
   }
   if (host_->symbols.empty()) {
     host_->symbols = std::move(symbols);
   } else if (symbols != host_->symbols) {
     end_device_process(*process);
-    return mirrorcl::fail(ErrorCode::kNotSupported,
-                          fmt::format("the device firmware {} was replaced while programs built for the former one are in use; "
-                                      "start the application again",
-                                      host_->firmware));
+    return mirrorcl::fail(
+        ErrorCode::kNotSupported,
+        fmt::format("the device firmware {} was replaced while programs built for the former one are in use; "
+                    "start the application again",
+                    host_->firmware));
   }
 
   std::swap(host_->former, process_);
@@ -186,7 +206,8 @@ Result<void> CpuDeviceImpl::start_process() {
 }
 
 Result<void> CpuDeviceImpl::restart() {
-  if (forked_.load()) return mirrorcl::fail(ErrorCode::kDeviceLost, "the device belongs to the parent of this forked process");
+  if (forked_.load())
+    return mirrorcl::fail(ErrorCode::kDeviceLost, "the device belongs to the parent of this forked process");
   std::scoped_lock lock(host_->restart_mutex);
   if (!has_ended(process_.pidfd)) return {};
   on_lost();
@@ -211,21 +232,25 @@ int CpuDeviceImpl::next_faults(std::span<DeviceFault> faults) noexcept {
     const std::uint64_t flags = message.arg.pagefault.flags;
     const std::uint32_t thread = message.arg.pagefault.feat.ptid;
     std::uint32_t unit = 0;
-    while (unit < unit_count_ && control_block()->units[unit].thread_id.load(std::memory_order_relaxed) != thread) ++unit;
+    while (unit < unit_count_ && control_block()->units[unit].thread_id.load(std::memory_order_relaxed) != thread)
+      ++unit;
     DeviceFault& fault = faults[found++];
     fault.address = message.arg.pagefault.address / window::kPageSize * window::kPageSize;
-    fault.access = (flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0 ? Access::kReadWrite : Access::kRead;
+    fault.access =
+        (flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0 ? Access::kReadWrite : Access::kRead;
     fault.protection = (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
     fault.requester = unit;
     if (unit == unit_count_) continue;
     // The unit is asleep in this fault until something wakes it, so this names the execution that made it.
     fault_address_[unit] = message.arg.pagefault.address;
-    fault_group_[unit] = static_cast<std::uint32_t>(control_block()->units[unit].groups_run.load(std::memory_order_relaxed));
+    fault_group_[unit] =
+        static_cast<std::uint32_t>(control_block()->units[unit].groups_run.load(std::memory_order_relaxed));
   }
   return static_cast<int>(found);
 }
 
-bool CpuDeviceImpl::send_verdict(std::uint32_t unit, FaultKind kind, std::uint64_t address, std::uint32_t group) noexcept {
+bool CpuDeviceImpl::send_verdict(std::uint32_t unit, FaultKind kind, std::uint64_t address,
+                                 std::uint32_t group) noexcept {
   UnitState& state = control_block()->units[unit];
   state.fault_address.store(address, std::memory_order_relaxed);
   state.fault_group.store(group, std::memory_order_relaxed);
@@ -272,8 +297,8 @@ void CpuDeviceImpl::on_lost() noexcept {
   // The word may come late, when a new D runs already.
   if (!has_ended(process_.pidfd) || lost_.exchange(true, std::memory_order_seq_cst)) return;
   const char* words = last_words();
-  log_warning("device process {} ended unexpectedly{}{}; its running commands fail", process_.pid, words[0] != 0 ? ": " : "",
-              words);
+  log_warning("device process {} ended unexpectedly{}{}; its running commands fail", process_.pid,
+              words[0] != 0 ? ": " : "", words);
   const std::uint32_t queues = std::min(control_block()->queue_count.load(), kMaxQueues);
   for (std::uint32_t i = 0; i < queues; ++i) fail_packets(queue_at(i));
   wake_completions();

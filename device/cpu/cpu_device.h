@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU device: a process D whose address space is the device's MMU (DESIGN: docs/architecture.md), driven from here. This is A's side:
-// it starts D, implements the mirror's operations table on D's userfaultfd and the device memory file, and hands out
-// queues, signals, argument memory and code space in the window.
+// The CPU device: a process D whose address space is the device's MMU (DESIGN: docs/architecture.md), driven from here.
+// This is A's side: it starts D, implements the mirror's operations table on D's userfaultfd and the device memory
+// file, and hands out queues, signals, argument memory and code space in the window.
 //
 // Thread safety: every member may be called from any thread unless it says otherwise.
 #pragma once
@@ -19,10 +19,10 @@
 namespace mirrorcl::device {
 
 struct CpuDeviceOptions {
-  std::uint32_t compute_units = 0;   // 0: the CPUs this process may run on
-  std::uint64_t memory_size = 0;     // bytes that may be resident; 0: half of RAM
+  std::uint32_t compute_units = 0;  // 0: the CPUs this process may run on
+  std::uint64_t memory_size = 0;    // bytes that may be resident; 0: half of RAM
   std::uint32_t spin_us = 50;
-  std::string firmware;              // path; empty: private_file("mirrorcl-firmware")
+  std::string firmware;  // path; empty: private_file("mirrorcl-firmware")
 };
 
 // Reserves the window in this process and maps its shared regions; idempotent. kNotSupported if the range is taken.
@@ -33,8 +33,8 @@ class CpuDevice : public mirror::DeviceOperations {
   // Starts D. Takes under 20 ms. The window must be reserved.
   static Result<std::unique_ptr<CpuDevice>> start(const CpuDeviceOptions& options);
 
-  // After on_lost(): starts a new D over the same device memory, then the caller attaches it to the mirror again. Queues are
-  // kept, emptied. Does nothing if D lives.
+  // After on_lost(): starts a new D over the same device memory, then the caller attaches it to the mirror again.
+  // Queues are kept, emptied. Does nothing if D lives.
   virtual Result<void> restart() = 0;
   virtual bool lost() const noexcept = 0;
   virtual std::uint32_t compute_units() const noexcept = 0;
@@ -44,8 +44,8 @@ class CpuDevice : public mirror::DeviceOperations {
   // Makes [range) of device memory visible to D without faults. A maps memory_fd() at the same address itself.
   virtual Result<void> share(mirror::Range range) = 0;
 
-  // The opposite, before the range's addresses are used for anything else: D faults on it again. Device memory of the range is
-  // freed.
+  // The opposite, before the range's addresses are used for anything else: D faults on it again. Device memory of the
+  // range is freed.
   virtual Result<void> unshare(mirror::Range range) = 0;
 
   // --- user-mode queues
@@ -53,17 +53,19 @@ class CpuDevice : public mirror::DeviceOperations {
   virtual void destroy_queue(Queue* queue) noexcept = 0;  // must be empty
   // Copies `packet` into the queue and rings the doorbell. The caller holds the queue's lock. Fills chunk_groups and
   // chunk_count, claim and finished. Returns false if the queue is full (kQueueSize packets outstanding).
-  // On a lost device the packet fails at once (kStatusDeviceLost). The number of work-groups must fit in 64 bits; an empty grid
-  // completes in its turn without running anything, which makes it a barrier.
+  // On a lost device the packet fails at once (kStatusDeviceLost). The number of work-groups must fit in 64 bits; an
+  // empty grid completes in its turn without running anything, which makes it a barrier.
   virtual bool submit(Queue* queue, const Packet& packet) noexcept = 0;
 
   // --- completion signals
   virtual Result<Signal*> create_signal() = 0;  // status kStatusSubmitted
   virtual void destroy_signal(Signal* signal) noexcept = 0;
-  // Spins, then sleeps, until the status is <= kStatusComplete or the timeout passed (negative: for ever). Returns the status.
+  // Spins, then sleeps, until the status is <= kStatusComplete or the timeout passed (negative: for ever). Returns the
+  // status.
   virtual std::int32_t wait(Signal* signal, std::int64_t timeout_ns = -1) noexcept = 0;
-  // Ends the running work-groups of the packet that `signal` belongs to, and so the packet (kAborted), even if they would run
-  // for ever; waits until that has happened or the timeout passed. A packet that has not begun is not affected. Returns the status.
+  // Ends the running work-groups of the packet that `signal` belongs to, and so the packet (kAborted), even if they
+  // would run for ever; waits until that has happened or the timeout passed. A packet that has not begun is not
+  // affected. Returns the status.
   virtual std::int32_t abort(Signal* signal, std::int64_t timeout_ns) noexcept = 0;
   // Sleeps until a packet with kNotify completes, or wake_completions() is called, after `seen` was read from
   // completions(). For the one thread that watches on behalf of callbacks and dependants.

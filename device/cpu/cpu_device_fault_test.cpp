@@ -12,7 +12,8 @@ class CpuDeviceFault : public CpuDeviceTest {
   void SetUp() override {
     ASSERT_NO_FATAL_FAILURE(CpuDeviceTest::SetUp());
     // Nothing is mapped in this application as far as this mirror knows.
-    start_mirror([this](const mirror::DeviceFault& fault) { EXPECT_EQ(device_->fail(fault, FaultKind::kInvalidAddress), 0); });
+    start_mirror(
+        [this](const mirror::DeviceFault& fault) { EXPECT_EQ(device_->fail(fault, FaultKind::kInvalidAddress), 0); });
     out_ = shared_array<std::uint64_t>(8);
   }
 
@@ -92,7 +93,9 @@ TEST_F(CpuDeviceFault, IllegalInstructionsFail) {
   expect_failure(kernel_privileged, {}, FaultKind::kIllegalInstruction);
 }
 
-TEST_F(CpuDeviceFault, StackOverflowFails) { expect_failure(kernel_recurse, {}, FaultKind::kStackOverflow); }
+TEST_F(CpuDeviceFault, StackOverflowFails) {
+  expect_failure(kernel_recurse, {}, FaultKind::kStackOverflow);
+}
 
 TEST_F(CpuDeviceFault, MisalignedVectorAccessFailsWithTheAddress) {
   std::uint64_t address = reinterpret_cast<std::uint64_t>(out_) + 4;
@@ -102,7 +105,8 @@ TEST_F(CpuDeviceFault, MisalignedVectorAccessFailsWithTheAddress) {
 
 TEST_F(CpuDeviceFault, NoSystemCallIsAllowedFromAKernel) {
   // exit_group and futex are on the units' list, but only for the firmware's own instructions.
-  for (std::uint64_t number : {SYS_getpid, SYS_write, SYS_exit, SYS_exit_group, SYS_futex, SYS_munmap, SYS_mmap, SYS_clock_gettime}) {
+  for (std::uint64_t number :
+       {SYS_getpid, SYS_write, SYS_exit, SYS_exit_group, SYS_futex, SYS_munmap, SYS_mmap, SYS_clock_gettime}) {
     expect_failure(kernel_system_call, {number}, FaultKind::kForbiddenCall);
     EXPECT_TRUE(window::kCode.contains(last_error_.address)) << number;
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the tests of the CPU device share: a started device with the test kernels in its code space, a launch in one call, and a stand-in for
-// the mirror that answers D's faults.
+// What the tests of the CPU device share: a started device with the test kernels in its code space, a launch in one
+// call, and a stand-in for the mirror that answers D's faults.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -84,7 +84,8 @@ class CpuDeviceTest : public ::testing::Test {
     std::size_t i = 0;
     for (const TestArgument& argument : list) {
       std::memcpy(reinterpret_cast<char*>(block) + offset, &argument.value, 8);
-      block->arguments()[i] = {argument.local != 0 ? Argument::Kind::kLocal : Argument::Kind::kValue, offset, argument.local};
+      block->arguments()[i] = {argument.local != 0 ? Argument::Kind::kLocal : Argument::Kind::kValue, offset,
+                               argument.local};
       offset += 8;
       ++i;
     }
@@ -118,7 +119,8 @@ class CpuDeviceTest : public ::testing::Test {
   }
 
   // Submits, and returns the signal of the dispatch, which is the caller's.
-  Signal* launch(TestKernel* kernel, std::initializer_list<TestArgument> list, const Grid& grid = {}, std::uint32_t flags = 0) {
+  Signal* launch(TestKernel* kernel, std::initializer_list<TestArgument> list, const Grid& grid = {},
+                 std::uint32_t flags = 0) {
     Signal* signal = new_signal();
     Packet p = packet(kernel, arguments(list), signal, grid);
     p.flags = flags;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one implementation of CpuDevice. The object itself lies in the window's firmware region, which is private memory of the
-// application in A: the mirror's pinned service thread may touch it. What only application threads need, and may thus lie in
-// memory that migrates, is in HostState.
+// The one implementation of CpuDevice. The object itself lies in the window's firmware region, which is private memory
+// of the application in A: the mirror's pinned service thread may touch it. What only application threads need, and may
+// thus lie in memory that migrates, is in HostState.
 #pragma once
 
 #include <array>
@@ -80,7 +80,7 @@ class CpuDeviceImpl final : public CpuDevice {
     std::uint64_t memory_size = 0;
     std::unordered_map<std::string, std::uint64_t> symbols;
 
-    std::mutex mutex;  // guards what follows
+    std::mutex mutex;                   // guards what follows
     std::vector<mirror::Range> shared;  // sorted, neighbours merged
     std::vector<std::uint32_t> free_queues;
     std::vector<std::uint32_t> free_signals;
@@ -108,7 +108,7 @@ class CpuDeviceImpl final : public CpuDevice {
   std::uint64_t memory_size_ = 0;
   std::array<std::uint64_t, window::kMaxUnits> fault_address_{};  // exact address of each unit's last fault
   std::array<std::uint32_t, window::kMaxUnits> fault_group_{};    // and the work-group execution that made it
-  std::atomic<bool> forked_{false};  // in the child of a fork: there is no device
+  std::atomic<bool> forked_{false};                               // in the child of a fork: there is no device
   std::unique_ptr<HostState> host_;
 
   alignas(64) std::atomic<bool> lost_{true};

@@ -199,8 +199,8 @@ TEST_F(CpuDeviceMmu, SharedRangesNeedNoService) {
   fail_faults();
   constexpr Range kRange{kBase, 16 * kPage};
   ASSERT_TRUE(device_->share(kRange));
-  void* here = mmap(reinterpret_cast<void*>(kRange.start), kRange.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE,
-                    device_->memory_fd(), static_cast<off_t>(kRange.start));
+  void* here = mmap(reinterpret_cast<void*>(kRange.start), kRange.size, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_FIXED_NOREPLACE, device_->memory_fd(), static_cast<off_t>(kRange.start));
   ASSERT_EQ(here, reinterpret_cast<void*>(kRange.start));
   auto* word = static_cast<volatile std::uint64_t*>(here);
   word[10] = 0xabc;

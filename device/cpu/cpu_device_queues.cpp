@@ -44,7 +44,8 @@ Result<Queue*> CpuDeviceImpl::create_queue() {
   }
   ControlBlock& control = *control_block();
   const std::uint32_t index = control.queue_count.load(std::memory_order_relaxed);
-  if (index >= kMaxQueues) return mirrorcl::fail(ErrorCode::kOutOfDeviceMemory, "the device has no more hardware queues (256)");
+  if (index >= kMaxQueues)
+    return mirrorcl::fail(ErrorCode::kOutOfDeviceMemory, "the device has no more hardware queues (256)");
   control.queue_count.store(index + 1, std::memory_order_release);
   return queue_at(index);
 }
@@ -54,8 +55,8 @@ void CpuDeviceImpl::destroy_queue(Queue* queue) noexcept {
   host_->free_queues.push_back(static_cast<std::uint32_t>(queue - queue_at(0)));
 }
 
-// Wakes a unit if none looks at the queues by itself. The caller has published its packet with a sequentially consistent
-// store; units do the converse (see ControlBlock::spinning_units), so a packet is never missed by both.
+// Wakes a unit if none looks at the queues by itself. The caller has published its packet with a sequentially
+// consistent store; units do the converse (see ControlBlock::spinning_units), so a packet is never missed by both.
 void CpuDeviceImpl::ring() noexcept {
   ControlBlock& control = *control_block();
   if (control.spinning_units.load(std::memory_order_seq_cst) != 0) return;
@@ -163,7 +164,8 @@ std::int32_t CpuDeviceImpl::wait(Signal* signal, std::int64_t timeout_ns) noexce
 std::int32_t CpuDeviceImpl::abort(Signal* signal, std::int64_t timeout_ns) noexcept {
   const std::int64_t deadline = deadline_of(timeout_ns);
   for (;;) {
-    // A verdict is dropped by a unit that has gone on to its next work-group meanwhile; then the next round catches that one.
+    // A verdict is dropped by a unit that has gone on to its next work-group meanwhile; then the next round catches
+    // that one.
     for (std::uint32_t i = 0; i < unit_count_; ++i) {
       UnitState& unit = control_block()->units[i];
       const auto group = static_cast<std::uint32_t>(unit.groups_run.load(std::memory_order_acquire));
@@ -195,9 +197,13 @@ void CpuDeviceImpl::wake_completions() noexcept {
 
 // --- window memory
 
-void* CpuDeviceImpl::allocate(std::size_t bytes) noexcept { return host_->heap.allocate(bytes); }
+void* CpuDeviceImpl::allocate(std::size_t bytes) noexcept {
+  return host_->heap.allocate(bytes);
+}
 
-void CpuDeviceImpl::free(void* memory) noexcept { host_->heap.free(memory); }
+void CpuDeviceImpl::free(void* memory) noexcept {
+  host_->heap.free(memory);
+}
 
 void* CpuDeviceImpl::allocate_code(std::size_t bytes) noexcept {
   std::scoped_lock lock(host_->mutex);

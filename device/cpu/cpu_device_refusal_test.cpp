@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where no device can be had, the start says why in one sentence. A program of its own, in which only forked children touch the
-// window: each finds it as a new process would.
+// Where no device can be had, the start says why in one sentence. A program of its own, in which only forked children
+// touch the window: each finds it as a new process would.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -67,8 +67,8 @@ TEST(CpuDeviceRefusal, SaysThatAnotherProgramIsNotTheFirmware) {
 
 TEST(CpuDeviceRefusal, SaysThatTheWindowIsTaken) {
   in_child([] {
-    void* taken = mmap(reinterpret_cast<void*>(window::kHeap.start), 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
-                       -1, 0);
+    void* taken = mmap(reinterpret_cast<void*>(window::kHeap.start), 4096, PROT_READ,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (taken == MAP_FAILED) _exit(13);
     expect_refusal({}, ErrorCode::kNotSupported, "already in use");
     munmap(taken, 4096);

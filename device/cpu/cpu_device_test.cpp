@@ -25,7 +25,9 @@ TEST(CpuDeviceStart, TakesUnderTwentyMilliseconds) {
   EXPECT_LT(best, 20.0);
 }
 
-TEST_F(CpuDeviceTest, RunsAnEmptyKernel) { EXPECT_EQ(run(kernel_empty, {}), kStatusComplete); }
+TEST_F(CpuDeviceTest, RunsAnEmptyKernel) {
+  EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
+}
 
 TEST_F(CpuDeviceTest, OnlyOneDeviceFitsTheWindow) {
   auto second = CpuDevice::start({});
@@ -60,13 +62,12 @@ TEST_P(CpuDeviceGrid, RunsEachWorkItemOnceWithItsGlobalId) {
   for (std::uint64_t i = 0; i < items; ++i) ASSERT_EQ(counts[i], 1U) << "work-item " << i;
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, CpuDeviceGrid,
-                         ::testing::Values(GridCase{{1, 1, 1}, {1, 1, 1}, {0, 0, 0}}, GridCase{{1000, 1, 1}, {1, 1, 1}, {0, 0, 0}},
-                                           GridCase{{4096, 1, 1}, {64, 1, 1}, {7, 0, 0}},
-                                           GridCase{{1001, 1, 1}, {64, 1, 1}, {5, 0, 0}},
-                                           GridCase{{33, 17, 1}, {8, 4, 1}, {100, 200, 0}},
-                                           GridCase{{31, 33, 9}, {4, 8, 2}, {1, 2, 3}},
-                                           GridCase{{5, 1, 7}, {8, 1, 8}, {0, 0, 0}}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, CpuDeviceGrid,
+    ::testing::Values(GridCase{{1, 1, 1}, {1, 1, 1}, {0, 0, 0}}, GridCase{{1000, 1, 1}, {1, 1, 1}, {0, 0, 0}},
+                      GridCase{{4096, 1, 1}, {64, 1, 1}, {7, 0, 0}}, GridCase{{1001, 1, 1}, {64, 1, 1}, {5, 0, 0}},
+                      GridCase{{33, 17, 1}, {8, 4, 1}, {100, 200, 0}}, GridCase{{31, 33, 9}, {4, 8, 2}, {1, 2, 3}},
+                      GridCase{{5, 1, 7}, {8, 1, 8}, {0, 0, 0}}));
 
 TEST_F(CpuDeviceTest, AnEmptyGridCompletesInItsTurn) {
   auto* flag = shared_array<std::uint32_t>(1);
@@ -247,7 +248,9 @@ TEST_F(CpuDeviceTest, ShowsTheTrueSizesOfANonUniformGrid) {
 }
 
 TEST_F(CpuDeviceTest, ProfilesWithTheMonotonicClock) {
-  const auto now = [] { return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); };
+  const auto now = [] {
+    return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+  };
   auto before = now();
   Signal* signal = launch(kernel_empty, {}, Grid::of_groups(100), Packet::kProfile);
   ASSERT_EQ(device_->wait(signal, kPatience), kStatusComplete);
@@ -294,7 +297,8 @@ TEST_F(CpuDeviceTest, FlushesDenormalsWhenAsked) {
 }
 
 TEST_F(CpuDeviceTest, OffersLibraryFunctionsToKernels) {
-  for (const char* name : {"memset", "memcpy", "snprintf", "fmod", "fmodf", "pow", "lgamma_r", "lgammaf_r", "__udivti3"}) {
+  for (const char* name :
+       {"memset", "memcpy", "snprintf", "fmod", "fmodf", "pow", "lgamma_r", "lgammaf_r", "__udivti3"}) {
     std::uint64_t address = device_->firmware_symbol(name);
     EXPECT_TRUE(window::kFirmware.contains(address)) << name;
   }

@@ -35,7 +35,8 @@ bool wait_readable(int fd, int timeout_ms) noexcept {
   return ready > 0;
 }
 
-// Takes the firmware's message and the userfaultfd that may come with it. Returns the message's size, 0 for end of file.
+// Takes the firmware's message and the userfaultfd that may come with it. Returns the message's size, 0 for end of
+// file.
 ssize_t receive_hello(int socket, Hello* hello, UniqueFd* uffd) {
   iovec part{hello, sizeof *hello};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
@@ -65,10 +66,12 @@ tl::unexpected<Error> explain_failure(const Hello& hello) {
   const std::string step = text;
   if (step.starts_with("userfaultfd") || step.starts_with("UFFDIO")) {
     const bool old = hello.error_number == EOPNOTSUPP || hello.error_number == EINVAL;
-    return fail(ErrorCode::kNotSupported,
-                fmt::format("the device process cannot have a userfaultfd ({}: {}); {}", step, strerrordesc_np(hello.error_number),
-                            old ? "Linux 5.19 or later is needed, built with CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP"
-                                : "allow the system call userfaultfd, or access to /dev/userfaultfd, in this container or sandbox"));
+    return fail(
+        ErrorCode::kNotSupported,
+        fmt::format(
+            "the device process cannot have a userfaultfd ({}: {}); {}", step, strerrordesc_np(hello.error_number),
+            old ? "Linux 5.19 or later is needed, built with CONFIG_USERFAULTFD and CONFIG_PTE_MARKER_UFFD_WP"
+                : "allow the system call userfaultfd, or access to /dev/userfaultfd, in this container or sandbox"));
   }
   std::string hint;
   if (hello.error_number == ENOMEM) hint = " (is the address space limited, ulimit -v, or vm.overcommit_memory=2?)";
@@ -102,9 +105,10 @@ void end_device_process(DeviceProcess& process) noexcept {
 
 Result<DeviceProcess> start_device_process(const std::string& path, int window_fd, int memory_fd) {
   if (access(path.c_str(), X_OK) != 0) {
-    return fail(ErrorCode::kNotSupported, fmt::format("the device firmware {} is missing or not executable ({}); MIRRORCL_LIBRARY_DIR "
-                                                      "names the folder it lies in",
-                                                      path, strerrordesc_np(errno)));
+    return fail(ErrorCode::kNotSupported,
+                fmt::format("the device firmware {} is missing or not executable ({}); MIRRORCL_LIBRARY_DIR "
+                            "names the folder it lies in",
+                            path, strerrordesc_np(errno)));
   }
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return fail_errno("socketpair", errno);
@@ -128,7 +132,8 @@ Result<DeviceProcess> start_device_process(const std::string& path, int window_f
   Hello hello{};
   if (!wait_readable(process.socket.get(), kStartTimeoutMs)) {
     end_device_process(process);
-    return fail(ErrorCode::kSystem, fmt::format("the device process did not answer within {} s", kStartTimeoutMs / 1000));
+    return fail(ErrorCode::kSystem,
+                fmt::format("the device process did not answer within {} s", kStartTimeoutMs / 1000));
   }
   ssize_t size = receive_hello(process.socket.get(), &hello, &process.uffd);
   if (size == 0) {
@@ -136,10 +141,12 @@ Result<DeviceProcess> start_device_process(const std::string& path, int window_f
     end_device_process(process);
     return fail(ErrorCode::kSystem, fmt::format("the device process {} before it was ready (firmware {})", end, path));
   }
-  if (static_cast<std::size_t>(size) < sizeof hello || hello.magic != kHelloMagic || hello.version != kProtocolVersion) {
+  if (static_cast<std::size_t>(size) < sizeof hello || hello.magic != kHelloMagic ||
+      hello.version != kProtocolVersion) {
     end_device_process(process);
-    return fail(ErrorCode::kNotSupported, fmt::format("the device firmware {} speaks protocol version {}, this driver {}", path,
-                                                      hello.version, kProtocolVersion));
+    return fail(ErrorCode::kNotSupported,
+                fmt::format("the device firmware {} speaks protocol version {}, this driver {}", path, hello.version,
+                            kProtocolVersion));
   }
   if (hello.error_number != 0) {
     end_device_process(process);
@@ -147,7 +154,8 @@ Result<DeviceProcess> start_device_process(const std::string& path, int window_f
   }
   if (!process.uffd) {
     end_device_process(process);
-    return fail(ErrorCode::kSystem, "the device process sent no userfaultfd (is the limit of open files reached, ulimit -n?)");
+    return fail(ErrorCode::kSystem,
+                "the device process sent no userfaultfd (is the limit of open files reached, ulimit -n?)");
   }
   process.features = hello.features;
   process.symbol_count = hello.symbol_count;

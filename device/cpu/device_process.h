@@ -14,16 +14,16 @@ namespace mirrorcl::device {
 
 struct DeviceProcess {
   pid_t pid = -1;
-  UniqueFd pidfd;    // readable once it has ended
-  UniqueFd socket;   // closing it ends the process
-  UniqueFd uffd;     // non-blocking
+  UniqueFd pidfd;                  // readable once it has ended
+  UniqueFd socket;                 // closing it ends the process
+  UniqueFd uffd;                   // non-blocking
   std::uint64_t features = 0;      // of uffd
   std::uint32_t symbol_count = 0;  // in the window, at kSymbolsOffset
 };
 
-// Starts the firmware at `path` over the window and the device memory file. The control block must be filled in. Returns when
-// its units run. kNotSupported, with what to do about it, if the firmware is missing or of another version, or if the
-// kernel or the permissions do not allow a device; kSystem otherwise.
+// Starts the firmware at `path` over the window and the device memory file. The control block must be filled in.
+// Returns when its units run. kNotSupported, with what to do about it, if the firmware is missing or of another
+// version, or if the kernel or the permissions do not allow a device; kSystem otherwise.
 Result<DeviceProcess> start_device_process(const std::string& path, int window_fd, int memory_fd);
 
 // Ends it, and returns when it has ended; kills it if it does not go by itself.

@@ -79,7 +79,9 @@ int Mmu::map(Range range, Access access) noexcept {
     request.range = {at, range.end() - at};
     request.mode = (protect_now ? kContinueModeWriteProtect : 0) | (protect_after ? UFFDIO_CONTINUE_MODE_DONTWAKE : 0);
     int result = control(UFFDIO_CONTINUE, &request);
-    const std::uint64_t done = result == 0 ? range.end() - at : request.mapped > 0 ? static_cast<std::uint64_t>(request.mapped) : 0;
+    const std::uint64_t done = result == 0          ? range.end() - at
+                               : request.mapped > 0 ? static_cast<std::uint64_t>(request.mapped)
+                                                    : 0;
     if (done != 0) {
       if (protect_after) {
         // Another unit may write through the new mapping before it is protected; kernels before 6.4 know no better.
@@ -103,7 +105,8 @@ int Mmu::map(Range range, Access access) noexcept {
         return result;
     }
   }
-  // Somebody may wait for a page that another fault's service had mapped, and CONTINUE wakes only those that it maps itself.
+  // Somebody may wait for a page that another fault's service had mapped, and CONTINUE wakes only those that it maps
+  // itself.
   return left_alone ? replay(range) : 0;
 }
 

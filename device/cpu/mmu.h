@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device's MMU, driven from the application: D's page tables through D's userfaultfd, device memory through its file. Raw
-// system calls only, no allocation: usable in the mirror's pinned service thread. Results are 0 or -errno.
+// The device's MMU, driven from the application: D's page tables through D's userfaultfd, device memory through its
+// file. Raw system calls only, no allocation: usable in the mirror's pinned service thread. Results are 0 or -errno.
 //
-// Nothing fails because D is dead: its page tables are gone then, which is what an unmap wanted and what a map will find again.
+// Nothing fails because D is dead: its page tables are gone then, which is what an unmap wanted and what a map will
+// find again.
 #pragma once
 
 #include <linux/userfaultfd.h>
@@ -20,7 +21,8 @@ class Mmu {
   // `memory`: the device memory file; stays the caller's.
   explicit Mmu(int memory) noexcept : memory_(memory) {}
 
-  // D's userfaultfd, -1 for none; stays the caller's. May change while calls are under way: they then fail or finish on the old one.
+  // D's userfaultfd, -1 for none; stays the caller's. May change while calls are under way: they then fail or finish on
+  // the old one.
   void set_uffd(int uffd) noexcept { uffd_.store(uffd, std::memory_order_release); }
   int uffd() const noexcept { return uffd_.load(std::memory_order_acquire); }
   void set_memory(int memory) noexcept { memory_ = memory; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hands out ranges of a region in units of a granule, first fit, neighbours coalesced. Knows nothing of the memory itself: its
-// own data lies in ordinary memory, where a kernel that writes wildly into the window cannot reach it.
+// Hands out ranges of a region in units of a granule, first fit, neighbours coalesced. Knows nothing of the memory
+// itself: its own data lies in ordinary memory, where a kernel that writes wildly into the window cannot reach it.
 #pragma once
 
 #include <cstdint>

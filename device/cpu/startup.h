@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How A starts D: the descriptors that D inherits, and the one message that D answers with. Compiled into the driver and
-// the firmware; no libc.
+// How A starts D: the descriptors that D inherits, and the one message that D answers with. Compiled into the driver
+// and the firmware; no libc.
 //
 //   A                                         D
 //   fills the ControlBlock, active = 0
@@ -34,7 +34,7 @@ struct Hello {
   std::uint32_t version;      // kProtocolVersion of the firmware
   std::int32_t error_number;  // 0: ready, and the userfaultfd comes along; else the errno of `failed_step`
   std::uint32_t symbol_count;
-  std::uint64_t features;     // UFFD_FEATURE_... that were asked for and granted
+  std::uint64_t features;  // UFFD_FEATURE_... that were asked for and granted
   char failed_step[64];
 };
 

@@ -77,15 +77,21 @@ KERNEL void kernel_divide(void** args, TestContext*, std::uint64_t, std::uint64_
   *value<std::uint64_t*>(args, 2) = value<std::uint64_t>(args, 0) / value<std::uint64_t>(args, 1);
 }
 
-KERNEL void kernel_trap(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) { asm volatile("ud2"); }
+KERNEL void kernel_trap(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) {
+  asm volatile("ud2");
+}
 
-KERNEL void kernel_breakpoint(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) { asm volatile("int3"); }
+KERNEL void kernel_breakpoint(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) {
+  asm volatile("int3");
+}
 
 KERNEL void kernel_illegal(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) {
   asm volatile(".byte 0x06");  // push %es, which 64-bit mode does not have
 }
 
-KERNEL void kernel_privileged(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) { asm volatile("hlt"); }
+KERNEL void kernel_privileged(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) {
+  asm volatile("hlt");
+}
 
 KERNEL void kernel_system_call(void** args, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) {
   asm volatile("syscall" : : "a"(value<std::uint64_t>(args, 0)), "D"(0), "S"(0), "d"(0) : "rcx", "r11", "memory");

@@ -12,7 +12,8 @@ constexpr std::size_t kSmallest = 64;
 
 }  // namespace
 
-// Four classes per power of two from 256 bytes on (64, 128, 192, 256, 320, 384, 448, 512, 640 ...): at most a fifth is wasted.
+// Four classes per power of two from 256 bytes on (64, 128, 192, 256, 320, 384, 448, 512, 640 ...): at most a fifth is
+// wasted.
 std::uint32_t WindowHeap::class_of(std::size_t bytes) {
   if (bytes <= 4 * kSmallest) return bytes == 0 ? 0 : static_cast<std::uint32_t>((bytes - 1) / kSmallest);
   auto power = static_cast<std::uint32_t>(std::bit_width(bytes - 1) - 1);  // 2^power < bytes <= 2^(power + 1)

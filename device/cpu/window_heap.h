@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory for argument blocks and printf buffers in the window's heap region: fixed size classes in spans of 1 MiB, whole spans for what is
-// larger. Allocation is on the path of every launch, so a class's free list is a plain stack. Bookkeeping lies in ordinary
-// memory, out of the reach of kernels.
+// Memory for argument blocks and printf buffers in the window's heap region: fixed size classes in spans of 1 MiB,
+// whole spans for what is larger. Allocation is on the path of every launch, so a class's free list is a plain stack.
+// Bookkeeping lies in ordinary memory, out of the reach of kernels.
 #pragma once
 
 #include <array>

@@ -34,7 +34,9 @@ int g_window_fd = -1;
 // The ranges are ours; in the child of a fork they still are, while the shared file is not.
 bool g_reserved = false;
 
-void* at(const Region& region) { return reinterpret_cast<void*>(region.start); }
+void* at(const Region& region) {
+  return reinterpret_cast<void*>(region.start);
+}
 
 // Reserves `region` without access. Returns 0, or an errno value.
 int reserve(const Region& region) {
@@ -59,12 +61,15 @@ Result<void> reserve_regions() {
   }
   if (error == 0) return {};
   if (error != EEXIST) {
-    return fail_errno(fmt::format("cannot reserve 64 GiB of address space at {:#x} (is RLIMIT_AS set?)", window::kWindow.start), error);
+    return fail_errno(
+        fmt::format("cannot reserve 64 GiB of address space at {:#x} (is RLIMIT_AS set?)", window::kWindow.start),
+        error);
   }
   for (std::size_t i = 0; i + 1 < done; ++i) munmap(at(kOurs[i]), kOurs[i].size);
-  return fail(ErrorCode::kNotSupported,
-              fmt::format("the address range {:#x}-{:#x}, which MirrorCL needs for itself, is already in use by this process",
-                          window::kWindow.start, window::kWindow.end()));
+  return fail(
+      ErrorCode::kNotSupported,
+      fmt::format("the address range {:#x}-{:#x}, which MirrorCL needs for itself, is already in use by this process",
+                  window::kWindow.start, window::kWindow.end()));
 }
 
 Result<void> reserve_once() {
@@ -100,9 +105,13 @@ Result<void> reserve_window() {
   return reserve_once();
 }
 
-int window_fd() noexcept { return g_window_fd; }
+int window_fd() noexcept {
+  return g_window_fd;
+}
 
-void discard_window_memory(void* start, std::size_t size) noexcept { madvise(start, size, MADV_REMOVE); }
+void discard_window_memory(void* start, std::size_t size) noexcept {
+  madvise(start, size, MADV_REMOVE);
+}
 
 void detach_window_after_fork() noexcept {
   if (g_window_fd < 0) return;
@@ -116,10 +125,12 @@ Result<int> create_memory_file(const char* name, std::uint64_t size) {
   rlimit limit{};
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < size) {
     // Going on would raise SIGXFSZ, which ends the process.
-    return fail(ErrorCode::kNotSupported,
-                fmt::format("the file-size limit of this process ({} bytes, ulimit -f) forbids the sparse memory file of {} bytes "
-                            "that MirrorCL needs; it must be unlimited",
-                            limit.rlim_cur, size));
+    return fail(
+        ErrorCode::kNotSupported,
+        fmt::format(
+            "the file-size limit of this process ({} bytes, ulimit -f) forbids the sparse memory file of {} bytes "
+            "that MirrorCL needs; it must be unlimited",
+            limit.rlim_cur, size));
   }
   int created = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
   if (created < 0 && errno == EINVAL) created = memfd_create(name, MFD_CLOEXEC);  // before Linux 6.3

@@ -6,8 +6,8 @@
 
 namespace mirrorcl::device {
 
-// Reserves the window and maps its shared regions; once per process, then idempotent. kNotSupported if the range is taken or
-// a file-size limit forbids the sparse files. (Declared in cpu_device.h too.)
+// Reserves the window and maps its shared regions; once per process, then idempotent. kNotSupported if the range is
+// taken or a file-size limit forbids the sparse files. (Declared in cpu_device.h too.)
 Result<void> reserve_window();
 
 // The file of the regions control, heap and code, in this order. Valid after reserve_window().
@@ -16,8 +16,9 @@ int window_fd() noexcept;
 // Gives the pages of [start, start + size), in a shared region, back to the system; they read as zeros then.
 void discard_window_memory(void* start, std::size_t size) noexcept;
 
-// In the child of a fork(): replaces the shared regions, which are not inherited, by empty private memory, so that the child
-// reads zeros (every signal: complete) and can disturb nobody. reserve_window() gives it new ones. Async-signal-safe.
+// In the child of a fork(): replaces the shared regions, which are not inherited, by empty private memory, so that the
+// child reads zeros (every signal: complete) and can disturb nobody. reserve_window() gives it new ones.
+// Async-signal-safe.
 void detach_window_after_fork() noexcept;
 
 // A file on memory of `size` bytes that is not executable by exec and closes on exec.

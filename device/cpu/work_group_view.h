@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a running work-group may read about its dispatch beyond PoCL's context: true sizes and offsets, also in the last,
-// smaller groups of a non-uniform grid, where PoCL's context holds values that make only get_global_id come out right
-// (local_size = this group's size, global_offset shifted so that group * local_size + global_offset is the group's first id).
+// What a running work-group may read about its dispatch beyond PoCL's context: true sizes and offsets, also in the
+// last, smaller groups of a non-uniform grid, where PoCL's context holds values that make only get_global_id come out
+// right (local_size = this group's size, global_offset shifted so that group * local_size + global_offset is the
+// group's first id).
 //
-// Each compute unit keeps one at %fs:kWorkGroupViewOffset, so that a built-in function reads it with address space 257 of LLVM's x86
-// back end (`*(ulong __attribute__((address_space(257)))*)0x200` is global_size[0]), without any argument.
+// Each compute unit keeps one at %fs:kWorkGroupViewOffset, so that a built-in function reads it with address space 257
+// of LLVM's x86 back end (`*(ulong __attribute__((address_space(257)))*)0x200` is global_size[0]), without any
+// argument.
 #pragma once
 
 #include <cstddef>

@@ -21,22 +21,35 @@ struct Cursor {
   }
 };
 
-// Bytes of immediate operands after the displacement, which RIP-relative addressing counts too. Only for the maps where it matters.
+// Bytes of immediate operands after the displacement, which RIP-relative addressing counts too. Only for the maps where
+// it matters.
 int immediate_size(int map, std::uint8_t opcode, std::uint8_t modrm, bool operand16) {
   int full = operand16 ? 2 : 4;
   if (map == 3) return 1;
   if (map == 2) return 0;
   if (map == 1) {
-    bool one = (opcode >= 0x70 && opcode <= 0x73) || opcode == 0xa4 || opcode == 0xac || opcode == 0xba || opcode == 0xc2 ||
-               (opcode >= 0xc4 && opcode <= 0xc6);
+    bool one = (opcode >= 0x70 && opcode <= 0x73) || opcode == 0xa4 || opcode == 0xac || opcode == 0xba ||
+               opcode == 0xc2 || (opcode >= 0xc4 && opcode <= 0xc6);
     return one ? 1 : 0;
   }
   switch (opcode) {
-    case 0x69: case 0x81: case 0xc7: return full;
-    case 0x6b: case 0x80: case 0x83: case 0xc0: case 0xc1: case 0xc6: return 1;
-    case 0xf6: return (modrm & 0x38) <= 0x08 ? 1 : 0;
-    case 0xf7: return (modrm & 0x38) <= 0x08 ? full : 0;
-    default: return 0;
+    case 0x69:
+    case 0x81:
+    case 0xc7:
+      return full;
+    case 0x6b:
+    case 0x80:
+    case 0x83:
+    case 0xc0:
+    case 0xc1:
+    case 0xc6:
+      return 1;
+    case 0xf6:
+      return (modrm & 0x38) <= 0x08 ? 1 : 0;
+    case 0xf7:
+      return (modrm & 0x38) <= 0x08 ? full : 0;
+    default:
+      return 0;
   }
 }
 
@@ -49,8 +62,9 @@ Operand decode_operand(const std::uint8_t* code, const std::uint64_t registers[1
   std::uint8_t opcode = cursor.byte();
   for (int prefixes = 0; prefixes < 14; ++prefixes, opcode = cursor.byte()) {
     if (opcode == 0x66) operand16 = true;
-    bool legacy = opcode == 0x66 || opcode == 0x67 || opcode == 0xf0 || opcode == 0xf2 || opcode == 0xf3 || opcode == 0x2e ||
-                  opcode == 0x36 || opcode == 0x3e || opcode == 0x26 || opcode == 0x64 || opcode == 0x65;
+    bool legacy = opcode == 0x66 || opcode == 0x67 || opcode == 0xf0 || opcode == 0xf2 || opcode == 0xf3 ||
+                  opcode == 0x2e || opcode == 0x36 || opcode == 0x3e || opcode == 0x26 || opcode == 0x64 ||
+                  opcode == 0x65;
     if (!legacy) break;
   }
   if ((opcode & 0xf0) == 0x40) {

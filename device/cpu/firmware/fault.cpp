@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What happens when a kernel does something that the device refuses: the processor or the service thread raises a signal, and
-// the handler, on its own stack, describes the failure and resumes the unit behind the work-group that caused it.
+// What happens when a kernel does something that the device refuses: the processor or the service thread raises a
+// signal, and the handler, on its own stack, describes the failure and resumes the unit behind the work-group that
+// caused it.
 #include <signal.h>
 #include <string.h>
 #include <ucontext.h>
@@ -31,7 +32,9 @@ struct Failure {
   std::uint64_t address;
 };
 
-bool canonical(std::uint64_t address) { return static_cast<std::int64_t>(address << 16) >> 16 == static_cast<std::int64_t>(address); }
+bool canonical(std::uint64_t address) {
+  return static_cast<std::int64_t>(address << 16) >> 16 == static_cast<std::int64_t>(address);
+}
 
 // General protection and stack-segment faults carry no address: find out what the instruction meant.
 Failure explain_protection_fault(const greg_t* from) noexcept {
@@ -50,7 +53,8 @@ Failure explain_protection_fault(const greg_t* from) noexcept {
 
 Failure explain_access(Unit* unit, std::uint64_t address) noexcept {
   std::uint64_t guard = unit_space(unit->index) + kKernelGuardOffset;
-  if (address >= guard && address < unit_space(unit->index) + kKernelStackOffset) return {FaultKind::kStackOverflow, address};
+  if (address >= guard && address < unit_space(unit->index) + kKernelStackOffset)
+    return {FaultKind::kStackOverflow, address};
   return {FaultKind::kInvalidAddress, address};
 }
 
@@ -66,8 +70,9 @@ Failure explain(Unit* unit, int number, const siginfo_t* info, const greg_t* reg
       // Shared memory that could not be allocated.
       return {info->si_code == BUS_ADRERR ? FaultKind::kOutOfMemory : FaultKind::kUnknown, address};
     case SIGFPE:
-      return {info->si_code == FPE_INTDIV || info->si_code == FPE_INTOVF ? FaultKind::kIntegerDivide : FaultKind::kUnknown,
-              instruction};
+      return {
+          info->si_code == FPE_INTDIV || info->si_code == FPE_INTOVF ? FaultKind::kIntegerDivide : FaultKind::kUnknown,
+          instruction};
     case SIGILL: {
       // ud2 is what compilers make of __builtin_trap().
       const auto* code = reinterpret_cast<const std::uint8_t*>(instruction);
@@ -87,7 +92,8 @@ void on_signal(int number, siginfo_t* info, void* frame) {
   greg_t* registers = context->uc_mcontext.gregs;
   // The kernel may have left any FS base; the signal stack, which it cannot choose, tells the unit.
   auto here = reinterpret_cast<std::uint64_t>(__builtin_frame_address(0));
-  if (!window::kUnits.contains(here)) die("fault in the control thread at", static_cast<std::uint64_t>(registers[REG_RIP]));
+  if (!window::kUnits.contains(here))
+    die("fault in the control thread at", static_cast<std::uint64_t>(registers[REG_RIP]));
   Unit* unit = unit_at(static_cast<std::uint32_t>((here - window::kUnits.start) / window::kUnitSpace));
 
   Failure failure;
@@ -95,7 +101,8 @@ void on_signal(int number, siginfo_t* info, void* frame) {
     auto kind = static_cast<FaultKind>(unit->state->fault.exchange(0, std::memory_order_acq_rel));
     auto group = static_cast<std::uint32_t>(unit->state->groups_run.load(std::memory_order_relaxed));
     // A verdict on an access that has been settled in another way meanwhile.
-    if (kind == FaultKind::kNone || unit->running == 0 || unit->state->fault_group.load(std::memory_order_relaxed) != group) {
+    if (kind == FaultKind::kNone || unit->running == 0 ||
+        unit->state->fault_group.load(std::memory_order_relaxed) != group) {
       return;
     }
     failure = {kind, unit->state->fault_address.load(std::memory_order_relaxed)};
@@ -113,7 +120,8 @@ void on_signal(int number, siginfo_t* info, void* frame) {
 }  // namespace
 
 void install_fault_handlers() noexcept {
-  // Everything else stays blocked: what is sent to the process (a terminal's signals, say) is meant for the application.
+  // Everything else stays blocked: what is sent to the process (a terminal's signals, say) is meant for the
+  // application.
   std::uint64_t blocked = ~std::uint64_t{0};
   for (int number : kHandled) blocked &= ~(std::uint64_t{1} << (number - 1));
   raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, nullptr, 8);

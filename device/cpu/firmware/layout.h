@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where things lie in a compute unit's space, and the few offsets that assembly needs. Everything not named here is unmapped: a
-// guard that turns a stack overflow or a wild index into a fault.
+// Where things lie in a compute unit's space, and the few offsets that assembly needs. Everything not named here is
+// unmapped: a guard that turns a stack overflow or a wild index into a fault.
 //
 //   offset       size       what
 //   0            1 MiB      guard

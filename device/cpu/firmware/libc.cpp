@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The little that musl's snprintf, string and mathematical functions expect from a C library around them: a place for errno in
-// the thread structure at the FS base, which units and control thread have. (Musl's own start, threads and
+// The little that musl's snprintf, string and mathematical functions expect from a C library around them: a place for
+// errno in the thread structure at the FS base, which units and control thread have. (Musl's own start, threads and
 // system calls are not linked.)
 namespace {
 
@@ -14,6 +14,10 @@ int* error_number() noexcept {
 }  // namespace
 
 extern "C" {
-int* __errno_location() { return error_number(); }
-int* ___errno_location() { return error_number(); }
+int* __errno_location() {
+  return error_number();
+}
+int* ___errno_location() {
+  return error_number();
+}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The system-call filters. A call is let through only if its instruction lies in the firmware region and its number is on the
-// thread's list, so that no instruction of a kernel, whatever it puts in its registers, can make one: it raises
+// The system-call filters. A call is let through only if its instruction lies in the firmware region and its number is
+// on the thread's list, so that no instruction of a kernel, whatever it puts in its registers, can make one: it raises
 // SIGSYS, which ends the work-group.
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -17,7 +17,9 @@ namespace {
 constexpr std::uint32_t kRegionHigh = static_cast<std::uint32_t>(window::kFirmware.start >> 32);
 static_assert(static_cast<std::uint32_t>(window::kFirmware.start) == 0);
 
-constexpr std::uint32_t field(std::size_t offset) { return static_cast<std::uint32_t>(offset); }
+constexpr std::uint32_t field(std::size_t offset) {
+  return static_cast<std::uint32_t>(offset);
+}
 
 template <std::size_t N>
 long install(const int (&allowed)[N]) noexcept {
@@ -53,7 +55,8 @@ long install(const int (&allowed)[N]) noexcept {
 
 long restrict_unit() noexcept {
   // exit_group: a firmware that finds itself broken ends the process (die()).
-  constexpr int kCalls[] = {SYS_futex, SYS_clock_gettime, SYS_rt_sigreturn, SYS_sched_yield, SYS_restart_syscall, SYS_exit_group};
+  constexpr int kCalls[] = {SYS_futex,       SYS_clock_gettime,   SYS_rt_sigreturn,
+                            SYS_sched_yield, SYS_restart_syscall, SYS_exit_group};
   return install(kCalls);
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device process from its first instruction to its end: builds the device's address space, hands its userfaultfd to the
-// application, starts the compute units, and then waits for the application's end.
+// The device process from its first instruction to its end: builds the device's address space, hands its userfaultfd to
+// the application, starts the compute units, and then waits for the application's end.
+#include "device/cpu/startup.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/prctl.h>
@@ -16,7 +18,6 @@
 #include "base/raw_syscall.h"
 #include "device/cpu/firmware/symbols.h"
 #include "device/cpu/firmware/unit.h"
-#include "device/cpu/startup.h"
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
@@ -47,7 +48,9 @@ struct alignas(16) ControlThread {
 ControlThread control_thread;
 
 // A thread of the control's kind needs no unit; musl's functions only look at %fs:0.
-void set_fs_base(void* base) noexcept { raw_syscall(SYS_arch_prctl, 0x1002 /* ARCH_SET_FS */, base); }
+void set_fs_base(void* base) noexcept {
+  raw_syscall(SYS_arch_prctl, 0x1002 /* ARCH_SET_FS */, base);
+}
 
 // Tells A how the start went; with `uffd` >= 0 it goes along.
 void send_hello(device::Hello hello, int uffd) noexcept {
@@ -104,8 +107,8 @@ void raise_limit(int resource) noexcept {
 }
 
 void become_daemon() noexcept {
-  // The application's terminal, working directory and core-dump settings are none of this process's business; neither is a
-  // dump of 128 TiB of sparse mapping.
+  // The application's terminal, working directory and core-dump settings are none of this process's business; neither
+  // is a dump of 128 TiB of sparse mapping.
   raw_syscall(SYS_setsid);
   raw_syscall(SYS_chdir, "/");
   raw_syscall(SYS_prctl, PR_SET_NAME, "mirrorcl-device");
@@ -128,7 +131,8 @@ void map_window() noexcept {
   shared(kCode, PROT_READ | PROT_WRITE | PROT_EXEC, "mapping the window's code region");
 }
 
-// From here on the process has no memory but the window and the device memory: the stack that exec made and the vDSO are gone.
+// From here on the process has no memory but the window and the device memory: the stack that exec made and the vDSO
+// are gone.
 void take_over_address_space() noexcept {
   const auto take = [](std::uint64_t start, std::uint64_t end) {
     map_fixed(start, end - start, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, device::kDeviceMemoryFd, start,
@@ -155,7 +159,8 @@ int make_mmu(std::uint64_t* features) noexcept {
   uffdio_api api{UFFD_API, 0, 0};
   must(raw_syscall(SYS_ioctl, probe, UFFDIO_API, &api), "UFFDIO_API");
   raw_syscall(SYS_close, probe);
-  if ((api.features & kNeededFeatures) != kNeededFeatures) must(-EOPNOTSUPP, "userfaultfd with write protection of shared memory");
+  if ((api.features & kNeededFeatures) != kNeededFeatures)
+    must(-EOPNOTSUPP, "userfaultfd with write protection of shared memory");
   int uffd = static_cast<int>(must(open_userfaultfd(), "userfaultfd"));
   *features = kNeededFeatures | (api.features & kWantedFeatures);
   api = {UFFD_API, *features, 0};
@@ -250,6 +255,7 @@ extern "C" [[noreturn]] void mirrorcl_firmware_main() {
   raw_syscall(SYS_close, device::kWindowFd);
   raw_syscall(SYS_close, device::kDeviceMemoryFd);
   send_hello(hello, uffd);
-  if (long result = restrict_control(); result < 0) die("seccomp of the control thread", static_cast<std::uint64_t>(-result));
+  if (long result = restrict_control(); result < 0)
+    die("seccomp of the control thread", static_cast<std::uint64_t>(-result));
   wait_for_the_end();
 }

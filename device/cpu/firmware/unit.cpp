@@ -24,7 +24,9 @@ std::uint64_t now_ns() noexcept {
   return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_nsec);
 }
 
-std::uint32_t chunks_of(const Packet& packet) noexcept { return packet.chunk_count != 0 ? packet.chunk_count : 1; }
+std::uint32_t chunks_of(const Packet& packet) noexcept {
+  return packet.chunk_count != 0 ? packet.chunk_count : 1;
+}
 
 // A right to run one chunk.
 struct Claim {
@@ -53,8 +55,9 @@ bool any_work() noexcept {
   return false;
 }
 
-// A reused slot cannot be claimed with an old index: A first stores a claim that leaves nothing (of the new index), then the
-// packet, then the real claim; so if the compare-and-swap succeeds, chunk_count was read from the packet of that index.
+// A reused slot cannot be claimed with an old index: A first stores a claim that leaves nothing (of the new index),
+// then the packet, then the real claim; so if the compare-and-swap succeeds, chunk_count was read from the packet of
+// that index.
 bool claim_from(Queue& queue, Claim* claim) noexcept {
   std::uint64_t index = queue.read_index.load(std::memory_order_acquire);
   if (index == queue.write_index.load(std::memory_order_acquire)) return false;
@@ -85,8 +88,8 @@ bool claim_any(Unit* unit, Claim* claim) noexcept {
   return false;
 }
 
-// Called by a unit that has just become busy with a packet: if there is more than it can take, the next sleeper must know. The
-// caller does not count as spinning any more, so either A's ring or this look sees each packet.
+// Called by a unit that has just become busy with a packet: if there is more than it can take, the next sleeper must
+// know. The caller does not count as spinning any more, so either A's ring or this look sees each packet.
 void wake_next() noexcept {
   ControlBlock& control = *device::control_block();
   if (control.sleeping_units.load(std::memory_order_seq_cst) == 0) return;
@@ -170,8 +173,8 @@ void prepare(Unit* unit, const Claim& claim) noexcept {
   }
 }
 
-// The work-group function adds local ids to group * local_size + global_offset. In the smaller last group of a dimension local_size is that group's
-// own, so the offset makes up for the difference.
+// The work-group function adds local ids to group * local_size + global_offset. In the smaller last group of a
+// dimension local_size is that group's own, so the offset makes up for the difference.
 void prepare_group(Unit* unit, const Packet& packet) noexcept {
   for (int d = 0; d < 3; ++d) {
     std::uint64_t group = unit->group[d];
@@ -217,7 +220,8 @@ void run_chunk(Unit* unit, const Claim& claim) noexcept {
     prepare_group(unit, packet);
     unit->printf_position = 0;
     std::uint32_t aborted = mirrorcl_run_group(code, unit->arguments, &unit->context, unit->group, stack);
-    unit->state->groups_run.store(unit->state->groups_run.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+    unit->state->groups_run.store(unit->state->groups_run.load(std::memory_order_relaxed) + 1,
+                                  std::memory_order_release);
     append_printf(unit, packet.printf_buffer);
     if (aborted != 0 || packet.failed.load(std::memory_order_relaxed) != 0) return;
     for (int d = 0; d < 3 && ++unit->group[d] == packet.num_groups[d]; ++d) unit->group[d] = 0;

@@ -35,15 +35,15 @@ struct Unit {
   std::uint32_t mxcsr;        // for the next work-group
 
   std::uint32_t index;
-  std::uint32_t next_queue;        // where to look first: queues are served in turn
+  std::uint32_t next_queue;  // where to look first: queues are served in turn
   device::UnitState* state;
-  device::Packet* packet;          // what arguments, context and view are prepared for
-  std::uint64_t packet_index;      // of `packet` in its queue
-  device::FaultKind unrunnable;    // not kNone: the packet cannot be run, say for its local memory
+  device::Packet* packet;        // what arguments, context and view are prepared for
+  std::uint64_t packet_index;    // of `packet` in its queue
+  device::FaultKind unrunnable;  // not kNone: the packet cannot be run, say for its local memory
   std::uint64_t total_groups;
   std::uint32_t printf_position;
-  std::uint64_t group[3];          // the running work-group
-  std::uint64_t sleeps;            // statistics for debuggers
+  std::uint64_t group[3];  // the running work-group
+  std::uint64_t sleeps;    // statistics for debuggers
   PoclContext context;
   void* arguments[kMaxArguments];       // what PoCL calls args
   void* local_pointers[kMaxArguments];  // arguments[i] points here for local memory
@@ -54,7 +54,9 @@ static_assert(offsetof(Unit, running) == UNIT_RUNNING);
 static_assert(offsetof(Unit, mxcsr) == UNIT_MXCSR);
 static_assert(sizeof(Unit) <= kUnitSize);
 
-inline Unit* unit_at(std::uint32_t index) noexcept { return reinterpret_cast<Unit*>(unit_space(index) + kUnitOffset); }
+inline Unit* unit_at(std::uint32_t index) noexcept {
+  return reinterpret_cast<Unit*>(unit_space(index) + kUnitOffset);
+}
 
 // The unit's thread; never returns.
 void run_unit(void* unit);
@@ -69,8 +71,8 @@ void record_failure(Unit* unit, device::FaultKind kind, std::uint64_t address, s
 // Leaves `text` (and `value` in hex) where A finds it, then ends the process.
 [[noreturn]] void die(const char* text, std::uint64_t value = 0) noexcept;
 
-// seccomp.cpp: from now on the calling thread may only make the calls that it needs, and only from the firmware's own code.
-// Returns 0 or -errno.
+// seccomp.cpp: from now on the calling thread may only make the calls that it needs, and only from the firmware's own
+// code. Returns 0 or -errno.
 long restrict_unit() noexcept;
 long restrict_control() noexcept;
 
@@ -78,7 +80,8 @@ long restrict_control() noexcept;
 
 extern "C" {
 using KernelEntry = void (*)(void* args, void* context, std::uint64_t gx, std::uint64_t gy, std::uint64_t gz);
-std::uint32_t mirrorcl_run_group(KernelEntry code, void* args, void* context, const std::uint64_t* group, void* stack_top);
+std::uint32_t mirrorcl_run_group(KernelEntry code, void* args, void* context, const std::uint64_t* group,
+                                 void* stack_top);
 void mirrorcl_group_aborted();
 void mirrorcl_signal_return();
 long mirrorcl_start_thread(unsigned long flags, void* stack_top, void* thread_id, void* fs_base, void (*entry)(void*));
