@@ -1,42 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 // In-order command queues. Commands stand in one list, oldest first:
 //
-//   head_ -> with the device (ring) ... -> cursor_ -> not started yet ... -> tail_
+//   head_ ... with the device ... | cursor_ ... not started yet ... tail_
 //
-// Kernels, markers and barriers behind commands that are all in the device's user-mode queue are written there by the
-// enqueuing thread, at once. Anything else (host commands, dependencies on other queues or user events, a full ring)
-// waits at cursor_ and goes on when advance() is called: by a waiting application thread, by the thread that met the
-// dependency, or by the host worker.
+// Kernels and markers whose dependencies are met, behind commands that are all with the device already, are written to
+// the user-mode queue at once, by the enqueuing thread. Anything else (host commands, dependencies on other queues or
+// user events, a full user-mode queue) waits at cursor_ and goes on when somebody advances the queue: an application thread that waits,
+// the thread that met the dependency, or the host worker.
 //
-// Locking: mutex_ guards everything that is not atomic. Lock order: queue, then kernel, then event; never two queues.
-// Host commands, callbacks and dependants of other queues run without any lock.
+// A completed command stays in the list until somebody retires it, in order: the next enqueue, a wait, or the host worker if
+// something depends on its being noticed (a callback, a dependant, printed text, a host command behind it). For that, and only then,
+// a packet that asks for a notice of its completion (Packet::kNotify) is put behind it.
+//
+// Locking: mutex_ guards everything that is not atomic. Lock order: queue, then event; never two queues. Host
+// commands, callbacks and what retired commands held are run and freed without a lock (Aftermath).
 #pragma once
 
 #include <CL/cl.h>
 
 #include <cstdint>
-#include <functional>
+#include <limits>
 #include <mutex>
 #include <span>
 #include <vector>
 
 #include "base/result.h"
-#include "device/packet.h"
+#include "device/cpu/cpu_device.h"
 #include "icd/core/event.h"
 #include "icd/core/object.h"
 
 namespace mirrorcl::icd {
 
+class Aftermath;
+class HostWorker;
 class Runtime;
-
-// What clEnqueueNDRangeKernel asks for, validated: sizes of unused dimensions are 1, offsets 0, and the local size is
-// chosen.
-struct NdRange {
-  cl_uint work_dim = 1;
-  std::uint64_t global_offset[3]{};
-  std::uint64_t global_size[3]{1, 1, 1};
-  std::uint64_t local_size[3]{1, 1, 1};
-};
 
 }  // namespace mirrorcl::icd
 
@@ -45,11 +42,11 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   template <typename T>
   using Ref = mirrorcl::icd::Ref<T>;
 
-  // `properties`: the list given to clCreateCommandQueueWithProperties with its terminating zero, or empty.
-  // Starts the runtime if need be.
-  static mirrorcl::Result<_cl_command_queue*> create(Ref<_cl_context> context, cl_device_id device,
-                                                     cl_command_queue_properties flags,
-                                                     std::vector<cl_queue_properties> properties);
+  // `properties`: the list given to clCreateCommandQueueWithProperties with its terminating zero, or empty; `flags` what
+  // it says of CL_QUEUE_PROPERTIES.
+  static mirrorcl::Result<_cl_command_queue*> make(_cl_context& context, cl_device_id device, mirrorcl::icd::Runtime& runtime,
+                                                   cl_command_queue_properties flags,
+                                                   std::vector<cl_queue_properties> properties);
   ~_cl_command_queue();
 
   _cl_context* context() const noexcept { return context_.get(); }
@@ -57,12 +54,81 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   cl_command_queue_properties flags() const noexcept { return flags_; }
   bool profiling() const noexcept { return (flags_ & CL_QUEUE_PROFILING_ENABLE) != 0; }
   const std::vector<cl_queue_properties>& properties() const noexcept { return properties_; }
+  mirrorcl::icd::Runtime& runtime() const noexcept { return runtime_; }
+
+  // Puts `command` (made for this queue) behind the others and starts it if possible. The events of `wait_list` are valid
+  // and of this queue's context. The queue takes over the command; keep a Ref to go on using it.
+  void enqueue(_cl_event* command, std::span<const cl_event> wait_list);
+  // The same, and waits for it: returns its final status. Works in the calling thread whatever stands before it.
+  cl_int enqueue_and_wait(_cl_event* command, std::span<const cl_event> wait_list);
+  // Blocks until every command enqueued so far is retired. CL_OUT_OF_RESOURCES if a command that the application has no event of
+  // ended abnormally since the last call, else CL_SUCCESS.
+  cl_int finish();
+  // Before the application's last reference goes: whatever is under way is noticed and retired by the host worker.
+  void let_go();
 
  private:
   friend struct _cl_event;
+  friend class mirrorcl::icd::Aftermath;
+  friend class mirrorcl::icd::HostWorker;
 
-  Ref<_cl_context> context_;
-  cl_device_id device_ = nullptr;
+  // Which host commands an advancing thread works on itself.
+  struct Driver {
+    // Commands up to this sequence number, whatever they are; beyond it only short ones.
+    std::uint64_t runs_up_to = 0;
+    static constexpr std::uint64_t kAll = std::numeric_limits<std::uint64_t>::max();
+  };
+
+  _cl_command_queue(_cl_context& context, cl_device_id device, mirrorcl::icd::Runtime& runtime);
+
+  void append(_cl_event* command, std::span<const cl_event> wait_list, Driver driver);
+  // Waits until `target`, a command of this queue, is retired, and works for it meanwhile. Returns its status.
+  cl_int drive_until(_cl_event& target);
+  // Aftermath's: a command's last dependency was met.
+  void advance_ready(mirrorcl::icd::Aftermath& after);
+  // The host worker's: returns whether it must look again after the next notice.
+  bool advance_as_worker();
+  // Something depends on the completion of `command` being noticed.
+  void want_notice(const _cl_event& command);
+
+  // All below with mutex_ held. advance lets go of it while it works on a host command.
+  void advance(std::unique_lock<std::mutex>& lock, mirrorcl::icd::Aftermath& after, Driver driver);
+  void retire_completed(mirrorcl::icd::Aftermath& after);
+  void retire_with_device(_cl_event& command, std::int32_t device_status, mirrorcl::icd::Aftermath& after);
+  void retire_at_head(_cl_event& command, cl_int status, mirrorcl::icd::Aftermath& after);
+  // Starts commands at cursor_ on the device for as long as possible.
+  void submit_ready(mirrorcl::icd::Aftermath& after);
+  bool submit(_cl_event& command, mirrorcl::icd::Aftermath& after);
+  void fail_submission(_cl_event& command, const mirrorcl::Error& error, mirrorcl::icd::Aftermath& after);
+  void run_on_host(_cl_event& command, std::unique_lock<std::mutex>& lock, mirrorcl::icd::Aftermath& after);
+  bool wait_for_room() noexcept;
+  void notice(std::uint64_t sequence) noexcept;
+  bool needs_worker(Driver driver) const noexcept;
+  void call_worker(mirrorcl::icd::Aftermath& after, Driver driver);
+  mirrorcl::device::Signal* take_signal() noexcept;
+  void give_back_signal(mirrorcl::device::Signal* signal) noexcept;
+
+  mirrorcl::icd::Attached<_cl_context> context_;
+  const cl_device_id device_;
+  mirrorcl::icd::Runtime& runtime_;
   cl_command_queue_properties flags_ = 0;
   std::vector<cl_queue_properties> properties_;
+  mirrorcl::device::Queue* ring_ = nullptr;
+
+  std::mutex mutex_;
+  // Guarded by mutex_.
+  _cl_event* head_ = nullptr;    // the oldest command not retired
+  _cl_event* cursor_ = nullptr;  // the oldest command not started; commands before it are with the device
+  _cl_event* tail_ = nullptr;
+  _cl_event* last_with_device_ = nullptr;  // the newest command that went to the device, if it is not retired
+  std::uint64_t last_sequence_ = 0;        // of the newest command
+  std::uint64_t retired_sequence_ = 0;     // of the newest retired command
+  std::uint64_t submitted_sequence_ = 0;   // of the newest command that went to the device
+  std::uint64_t noticed_sequence_ = 0;     // a notice follows the completion of commands up to this one
+  std::uint64_t wanted_sequence_ = 0;      // the newest command whose completion must be noticed
+  bool host_running_ = false;              // a thread works on the host command at head_
+  bool watched_ = false;                   // the host worker looks at this queue
+  bool unseen_failure_ = false;            // for finish()
+  std::vector<mirrorcl::device::Signal*> spare_signals_;
+  mirrorcl::device::Signal* notice_signal_ = nullptr;  // of packets that only ask for a notice; nobody reads it
 };

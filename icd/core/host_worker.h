@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one thread that drives what no application thread waits for: host commands (copies, fills, maps) behind kernels,
-// dependencies between queues, event callbacks, printed text. It sleeps until the device completes a packet that asks
-// for a notice (Packet::kNotify), or until kick().
+// The driver's two threads in the application besides the mirror's:
+//
+// The host worker drives what no application thread waits for: host commands (copies, fills, maps) behind kernels, dependencies
+// between queues, printed text. It sleeps until the device completes a packet that asks for a notice (Packet::kNotify), or
+// until it is given something.
+//
+// The callback thread runs the application's event callbacks, so that a slow one holds up nothing else.
+//
+// Both are started at first need and detached: they must not hold up the exit of the process. All signals are blocked in
+// them, so that the application's handlers never run there.
 #pragma once
 
 #include <CL/cl.h>
 
-#include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <vector>
 
+#include "icd/core/command_queue.h"
 #include "icd/core/object.h"
 
 namespace mirrorcl::device {
@@ -25,23 +34,35 @@ class HostWorker {
   HostWorker(const HostWorker&) = delete;
   HostWorker& operator=(const HostWorker&) = delete;
 
-  // Starts the thread (detached: it must not hold up the exit of the process). All signals are blocked in it, so that
-  // the application's handlers never run there.
-  void start(device::CpuDevice& device);
-
-  // Has `queue` looked at until it has nothing left to do that needs the worker. Any thread, no lock needed or taken
-  // beyond the worker's own.
+  // Before any other call.
+  void set_device(device::CpuDevice& device) noexcept { device_ = &device; }
+  // Has `queue` looked at, now and after each notice of the device, until it has nothing left that needs the worker. Any
+  // thread, without a queue's lock.
   void watch(Ref<_cl_command_queue> queue);
-  // Runs `task` in the worker (event callbacks of user events).
+
+ private:
+  void run();
+
+  device::CpuDevice* device_ = nullptr;
+  std::mutex mutex_;
+  bool started_ = false;                         // guarded by mutex_
+  std::vector<Ref<_cl_command_queue>> arrived_;  // guarded by mutex_
+};
+
+class CallbackThread {
+ public:
+  // Runs `task` after all tasks posted before it.
   void post(std::function<void()> task);
 
  private:
-  void run(device::CpuDevice& device);
+  void run();
 
   std::mutex mutex_;
-  std::deque<Ref<_cl_command_queue>> watched_;  // guarded by mutex_
-  std::deque<std::function<void()>> tasks_;     // guarded by mutex_
-  device::CpuDevice* device_ = nullptr;
+  std::condition_variable arrived_;
+  bool started_ = false;                     // guarded by mutex_
+  std::deque<std::function<void()>> tasks_;  // guarded by mutex_
 };
+
+CallbackThread& callback_thread() noexcept;
 
 }  // namespace mirrorcl::icd

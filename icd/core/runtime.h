@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands behind every OpenCL object of the process: the mirror, the device process, the allocator of coherent
-// memory and the host worker. Started by the first call that needs them (a command queue, an SVM allocation, a buffer),
-// never by loading the platform or making a context.
+// What stands behind every OpenCL object of the process: the mirror, the device process, the allocator of coherent memory and the
+// host worker. Started by the first call that needs them (a command queue, an SVM allocation, a buffer), never by loading the
+// platform or making a context.
 //
-// The runtime lives as long as the process does; it is not torn down at exit. The device process ends by itself when
-// the application does.
+// The runtime lives as long as the process does; it is not torn down at exit. The device process ends by itself when the
+// application does.
 #pragma once
 
 #include <CL/cl.h>
@@ -23,8 +23,8 @@ namespace mirrorcl::icd {
 
 class Runtime {
  public:
-  // Starts everything at the first call. A failure is logged once, as one sentence, and returned to every later caller:
-  // what cannot be had at first (permissions, the window) cannot be had later either.
+  // Starts everything at the first call. A failure is logged once, as one sentence, and returned to every later caller: what cannot
+  // be had at first (permissions, the window) cannot be had later either.
   static Result<Runtime*> get();
   // The runtime if it runs already, else null. Never starts anything.
   static Runtime* if_started() noexcept;
@@ -36,12 +36,18 @@ class Runtime {
   // For compiler::load_kernel.
   compiler::CodeSpace code_space();
 
-  // Called before each launch. If the device process died, starts a new one over the same device memory and gives it to
-  // the mirror again. One load while the device lives.
+  // Before each launch: if the device process died, starts a new one over the same device memory and gives it to the mirror again.
+  // One load while the device lives.
   Result<void> ensure_device() {
     if (!device_->lost()) [[likely]]
       return {};
     return restart_device();
+  }
+  // Before each launch: the device sees every change of the address space that has returned to its caller, and the
+  // present contents of memory that it sees through snapshots.
+  void refresh_view() noexcept {
+    mirror_->drain_events();
+    mirror_->drop_snapshots();
   }
 
  private:
@@ -49,16 +55,16 @@ class Runtime {
   static Result<std::unique_ptr<Runtime>> start();
   Result<void> restart_device();
 
-  std::unique_ptr<mirror::Mirror> mirror_;
   std::unique_ptr<device::CpuDevice> device_;
+  std::unique_ptr<mirror::Mirror> mirror_;
   std::unique_ptr<svm::Allocator> allocator_;
   HostWorker worker_;
   std::mutex restart_mutex_;
 };
 
 // The OpenCL code for an internal error at a call that allocates memory objects, queues or SVM. Logs the sentence.
-// kOutOfDeviceMemory gives CL_MEM_OBJECT_ALLOCATION_FAILURE, kOutOfHostMemory CL_OUT_OF_HOST_MEMORY, all else
-// CL_OUT_OF_RESOURCES.
+// kOutOfDeviceMemory gives CL_MEM_OBJECT_ALLOCATION_FAILURE, kOutOfHostMemory CL_OUT_OF_HOST_MEMORY,
+// kInvalidArgument CL_INVALID_VALUE, all else CL_OUT_OF_RESOURCES.
 cl_int report(const Error& error) noexcept;
 
 }  // namespace mirrorcl::icd

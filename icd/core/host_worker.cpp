@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "icd/core/host_worker.h"
+
+#include <pthread.h>
+
+#include <csignal>
+#include <thread>
+#include <utility>
+
+#include "device/cpu/cpu_device.h"
+#include "icd/core/command_queue.h"
+
+namespace mirrorcl::icd {
+namespace {
+
+// A detached thread in which no signal of the process is ever handled.
+template <typename Body>
+void start_thread(const char* name, Body body) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread(std::move(body));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_setname_np(thread.native_handle(), name);
+  thread.detach();
+}
+
+}  // namespace
+
+void HostWorker::watch(Ref<_cl_command_queue> queue) {
+  {
+    std::lock_guard lock(mutex_);
+    arrived_.push_back(std::move(queue));
+    if (!started_) {
+      started_ = true;
+      start_thread("mirrorcl-host", [this] { run(); });
+    }
+  }
+  device_->wake_completions();
+}
+
+void HostWorker::run() {
+  std::vector<Ref<_cl_command_queue>> watched;
+  for (;;) {
+    // Read before looking, so that nothing completed since is missed.
+    const std::uint32_t seen = device_->completions();
+    {
+      std::lock_guard lock(mutex_);
+      for (auto& queue : arrived_) watched.push_back(std::move(queue));
+      arrived_.clear();
+    }
+    std::erase_if(watched, [](const Ref<_cl_command_queue>& queue) { return !queue->advance_as_worker(); });
+    device_->wait_completions(seen);
+  }
+}
+
+void CallbackThread::post(std::function<void()> task) {
+  {
+    std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+    if (!started_) {
+      started_ = true;
+      start_thread("mirrorcl-call", [this] { run(); });
+    }
+  }
+  arrived_.notify_one();
+}
+
+void CallbackThread::run() {
+  for (;;) {
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [this] { return !tasks_.empty(); });
+    auto task = std::move(tasks_.front());
+    tasks_.pop_front();
+    lock.unlock();
+    task();
+  }
+}
+
+CallbackThread& callback_thread() noexcept {
+  // Never destroyed: the thread may run until the process is gone.
+  static auto* thread = new CallbackThread;
+  return *thread;
+}
+
+}  // namespace mirrorcl::icd
