@@ -73,6 +73,10 @@ void report_failures(std::function<void(const std::string&)> tell) {
   alternate.ss_sp = stack.data();
   alternate.ss_size = stack.size();
   sigaltstack(&alternate, nullptr);
+  install_signal_handlers();
+}
+
+void install_signal_handlers() {
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_ONSTACK | SA_RESETHAND | SA_NODEFER;

@@ -3,6 +3,7 @@
 // folder as argument; serves one request after the other and ends when the socket does.
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -31,6 +32,10 @@ void remove_scratch() {
 
 // The end of the application ends the service at once, whatever it is compiling.
 void watch_client() {
+  // A crash is told by the main thread, whose socket it is to write to.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, nullptr);
   pollfd watched{kSocket, POLLRDHUP, 0};
   while (poll(&watched, 1, -1) < 0 && errno == EINTR) {
   }
@@ -53,6 +58,7 @@ int serve() {
   std::unique_ptr<pocl::Pocl> pocl;
   std::unique_ptr<FrontEnd> front_end;
   for (;;) {
+    install_signal_handlers();
     auto payload = receive_frame(kSocket);
     if (!payload) break;
     auto request = decode_request(*payload);
