@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // clGetDeviceInfo (OpenCL 3.0, 4.2, table 5). For what the device does not offer, the value that the table names for
 // that case.
+#include <CL/cl_ext.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -9,6 +11,7 @@
 #include "icd/core/device.h"
 #include "icd/core/machine.h"
 #include "icd/core/platform.h"
+#include "icd/core/printed_text.h"
 
 using namespace mirrorcl::icd;
 
@@ -19,7 +22,6 @@ using Answer = std::optional<cl_int>;
 
 // Alignment that satisfies every type: cl_long16.
 constexpr cl_uint kTypeAlignment = sizeof(cl_long16);
-constexpr std::size_t kPrintfBufferSize = std::size_t{1} << 20;
 
 // The device computes with the host's floating-point units, in the rounding mode of the C environment's default;
 // kernels are compiled without relaxed arithmetic unless the build options ask for it.
@@ -112,6 +114,8 @@ Answer about_driver(cl_device_id device, cl_device_info name, const Info& info) 
     // queues.
     case CL_DEVICE_OPENCL_C_VERSION:
       return info.string("OpenCL C 1.2 MirrorCL " MIRRORCL_VERSION);
+    case CL_DEVICE_OPENCL_C_NUMERIC_VERSION_KHR:
+      return info.value<cl_version>(CL_MAKE_VERSION(1, 2, 0));
     case CL_DEVICE_OPENCL_C_ALL_VERSIONS:
       return info.array(opencl_c_versions());
     case CL_DEVICE_OPENCL_C_FEATURES:
@@ -182,7 +186,7 @@ Answer about_execution(cl_device_id device, cl_device_info name, const Info& inf
     case CL_DEVICE_PROFILING_TIMER_RESOLUTION:
       return info.value<std::size_t>(1);  // nanoseconds
     case CL_DEVICE_PRINTF_BUFFER_SIZE:
-      return info.value<std::size_t>(kPrintfBufferSize);
+      return info.value<std::size_t>(kPrintfCapacity);
     case CL_DEVICE_PREFERRED_INTEROP_USER_SYNC:
       return info.value<cl_bool>(CL_TRUE);
     case CL_DEVICE_NON_UNIFORM_WORK_GROUP_SUPPORT:

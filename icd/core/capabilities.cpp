@@ -8,7 +8,8 @@
 namespace mirrorcl::icd {
 namespace {
 
-constexpr cl_name_version kPlatformExtensions[] = {
+// Of the platform and of its one device; the device does not have the first.
+constexpr cl_name_version kExtensions[] = {
     {CL_MAKE_VERSION(2, 0, 1), "cl_khr_icd"},
     {CL_MAKE_VERSION(1, 0, 0), "cl_khr_extended_versioning"},
     {CL_MAKE_VERSION(1, 0, 0), "cl_khr_byte_addressable_store"},
@@ -42,11 +43,10 @@ constexpr cl_name_version kFeatures[] = {
 }  // namespace
 
 std::span<const cl_name_version> platform_extensions() noexcept {
-  return kPlatformExtensions;
+  return kExtensions;
 }
-// One device: what the platform offers is what the device offers.
 std::span<const cl_name_version> device_extensions() noexcept {
-  return kPlatformExtensions;
+  return std::span(kExtensions).subspan(1);
 }
 std::span<const cl_name_version> opencl_c_versions() noexcept {
   return kVersions;
