@@ -84,7 +84,7 @@ const char* fault_kind_name(FaultKind kind) noexcept {
 // One device per process: the window is laid out for one. The object's place in the window doubles as the lock on that.
 static std::atomic<bool> g_exists{false};
 // A pointer to the device's HostState where a leak checker looks for pointers, which it does not in the window.
-static const void* g_host_state_root = nullptr;
+[[gnu::used]] static const void* g_host_state_root = nullptr;
 
 void* CpuDeviceImpl::operator new(std::size_t size) {
   static_assert(sizeof(CpuDeviceImpl) <= window::kFirmware.size);

@@ -46,7 +46,9 @@ class CpuDevice : public mirror::DeviceOperations {
 
   // The opposite, before the range's addresses are used for anything else: D faults on it again. Device memory of the
   // range is freed.
-  virtual Result<void> unshare(mirror::Range range) = 0;
+  virtual Result<void> unshare(mirror::Range /*range*/) {
+    return mirrorcl::fail(ErrorCode::kNotSupported, "this device cannot take shared memory back");
+  }
 
   // --- user-mode queues
   virtual Result<Queue*> create_queue() = 0;
@@ -66,7 +68,7 @@ class CpuDevice : public mirror::DeviceOperations {
   // Ends the running work-groups of the packet that `signal` belongs to, and so the packet (kAborted), even if they
   // would run for ever; waits until that has happened or the timeout passed. A packet that has not begun is not
   // affected. Returns the status.
-  virtual std::int32_t abort(Signal* signal, std::int64_t timeout_ns) noexcept = 0;
+  virtual std::int32_t abort(Signal* signal, std::int64_t timeout_ns) noexcept { return wait(signal, timeout_ns); }
   // Sleeps until a packet with kNotify completes, or wake_completions() is called, after `seen` was read from
   // completions(). For the one thread that watches on behalf of callbacks and dependants.
   virtual std::uint32_t completions() const noexcept = 0;
