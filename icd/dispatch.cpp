@@ -29,7 +29,7 @@ constexpr std::size_t kSlots = 0
 static_assert(sizeof(_cl_icd_dispatch) == kSlots * sizeof(void*), "entry_points.def does not name every slot");
 
 struct NamedFunction {
-  std::string_view name;
+  const char* name;  // not a string_view, so that the list is constant data
   void* address;
   bool core;
 };

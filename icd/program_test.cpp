@@ -169,6 +169,23 @@ TEST_F(ProgramTest, IntermediateLanguagesAndBuiltInKernelsAreRefused) {
   EXPECT_EQ(cl().clUnloadPlatformCompiler(nullptr), CL_INVALID_PLATFORM);
 }
 
+TEST_F(ProgramTest, SeparateLinkingIsNotClaimedAndRefused) {
+  cl_bool linker = CL_TRUE;
+  EXPECT_EQ(cl().clGetDeviceInfo(device, CL_DEVICE_LINKER_AVAILABLE, sizeof linker, &linker, nullptr), CL_SUCCESS);
+  EXPECT_EQ(linker, cl_bool{CL_FALSE});
+  const char* source = "kernel void k() {}";
+  cl_program program = cl().clCreateProgramWithSource(context, 1, &source, nullptr, nullptr);
+  EXPECT_EQ(cl().clCompileProgram(program, 1, &device, "", 0, nullptr, nullptr, nullptr, nullptr),
+            CL_COMPILER_NOT_AVAILABLE);
+  EXPECT_EQ(cl().clCompileProgram(program, 1, &device, "", 1, nullptr, nullptr, nullptr, nullptr), CL_INVALID_VALUE);
+  cl_int error = 1;
+  EXPECT_EQ(cl().clLinkProgram(context, 1, &device, "", 1, &program, nullptr, nullptr, &error), nullptr);
+  EXPECT_EQ(error, CL_LINKER_NOT_AVAILABLE);
+  EXPECT_EQ(cl().clLinkProgram(context, 1, &device, "", 0, nullptr, nullptr, nullptr, &error), nullptr);
+  EXPECT_EQ(error, CL_INVALID_VALUE);
+  EXPECT_EQ(cl().clReleaseProgram(program), CL_SUCCESS);
+}
+
 class KernelTest : public ContextTest {
  protected:
   void SetUp() override {
