@@ -193,6 +193,7 @@ TEST_F(HostMemoryTest, DiscardedMemoryIsZeroOnBothSides) {
       ASSERT_EQ(*memory.word(2), i + 3);
     }
     ASSERT_EQ(madvise(memory.data(), memory.size(), MADV_DONTNEED), 0);
+    mirror_->drain_events();  // as before each launch
     if (round % 2 == 0) {
       for (std::size_t page = 0; page < 3; ++page) ASSERT_EQ(*memory.word(page), 0U) << page << " round " << round;
     }

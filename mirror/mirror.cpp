@@ -115,7 +115,7 @@ Result<void> Mirror::probe() {
 Result<std::unique_ptr<Mirror>> Mirror::start(const MirrorOptions& options) {
   std::scoped_lock lock(g_start);
   if (g_service.load() != nullptr) return fail(ErrorCode::kInvalidArgument, "the mirror runs already");
-  auto host = Userfaultfd::open();
+  auto host = Userfaultfd::open(options.use_move);
   if (!host) return tl::unexpected<Error>(host.error());
   auto space = AddressSpace::open();
   if (!space) return tl::unexpected<Error>(space.error());

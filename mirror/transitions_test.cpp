@@ -258,5 +258,76 @@ TEST_F(TransitionsTest, OneMirrorPerProcess) {
   EXPECT_TRUE(Mirror::probe().has_value());
 }
 
+// As on kernels before 6.8.
+class WithoutMoveTest : public MirrorTest {
+ protected:
+  void SetUp() override {
+    MirrorOptions options;
+    options.use_move = false;
+    start(options);
+  }
+};
+
+TEST_F(WithoutMoveTest, PagesGoBothWaysAndBecomeCoherent) {
+  TestMemory memory(64);
+  for (std::size_t page = 0; page < 64; page += 2) *memory.word(page) = page;
+  for (std::size_t page = 0; page < 64; ++page) ASSERT_EQ(device_.load(memory.word(page)), page % 2 == 0 ? page : 0);
+  EXPECT_GT(statistics().pages_zero_filled, 0U);
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    for (std::size_t page = 0; page < 64; ++page) {
+      device_.store(memory.word(page), i + page);
+      ASSERT_EQ(*memory.word(page), i + page);
+    }
+  }
+  EXPECT_EQ(statistics().coherent_upgrades, 64U);
+}
+
+TEST_F(WithoutMoveTest, NoWriteIsLostUnderConcurrentWriters) {
+  constexpr std::size_t kPages = 16;
+  TestMemory memory(kPages);
+  std::atomic<bool> stop{false};
+  std::uint64_t counts[kPages] = {};
+  std::thread writer([&] {
+    for (std::size_t i = 0; !stop; i = (i * 1103515245 + 12345) % kPages) {
+      auto* mine = reinterpret_cast<volatile std::uint64_t*>(memory.word(i) + 1);
+      *mine = *mine + 1;
+      ++counts[i];
+    }
+  });
+  std::uint64_t device_counts[kPages] = {};
+  auto end = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+  for (std::size_t i = 0; std::chrono::steady_clock::now() < end; i = (i * 48271 + 11) % kPages) {
+    device_.store(memory.word(i), device_.load(memory.word(i)) + 1);
+    ++device_counts[i];
+    if (i == 5) mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
+  }
+  stop = true;
+  writer.join();
+  for (std::size_t i = 0; i < kPages; ++i) {
+    ASSERT_EQ(memory.word(i)[0], device_counts[i]) << i;
+    ASSERT_EQ(memory.word(i)[1], counts[i]) << i;
+  }
+}
+
+TEST_F(WithoutMoveTest, UnmapReuseAndDiscard) {
+  TestMemory memory(4);
+  for (std::uint64_t round = 0; round < 50; ++round) {
+    *memory.word(1) = round;
+    ASSERT_EQ(device_.load(memory.word(1)), round);
+    device_.store(memory.word(2), round + 1);
+    if (round % 2 == 0) {
+      ASSERT_EQ(munmap(memory.data(), memory.size()), 0);
+      ASSERT_NE(
+          mmap(memory.data(), memory.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+          MAP_FAILED);
+    } else {
+      ASSERT_EQ(madvise(memory.data(), memory.size(), MADV_DONTNEED), 0);
+    }
+    mirror_->drain_events();  // as before each launch
+    ASSERT_EQ(device_.load(memory.word(1)), 0U);
+    ASSERT_EQ(*memory.word(2), 0U);
+  }
+}
+
 }  // namespace
 }  // namespace mirrorcl::mirror

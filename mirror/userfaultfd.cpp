@@ -71,7 +71,7 @@ Userfaultfd::Progress repeat(std::uint64_t size, Step step) noexcept {
 
 }  // namespace
 
-Result<Userfaultfd> Userfaultfd::open() {
+Result<Userfaultfd> Userfaultfd::open(bool use_move) {
   long probe = create_fd();
   if (probe < 0) return refused(probe);
   UniqueFd probe_fd(static_cast<int>(probe));
@@ -87,7 +87,7 @@ Result<Userfaultfd> Userfaultfd::open() {
             std::uint64_t{api.features}, kRequiredFeatures));
   }
   Userfaultfd result;
-  result.features_ = kRequiredFeatures | (api.features & kFeatureMove);
+  result.features_ = kRequiredFeatures | (use_move ? api.features & kFeatureMove : 0);
   long fd = create_fd();
   if (fd < 0) return refused(fd);
   result.fd_.reset(static_cast<int>(fd));

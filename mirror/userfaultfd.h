@@ -38,7 +38,7 @@ class Userfaultfd {
 
   // The features that the mirror needs are required; MOVE is used if the kernel has it. Errors name the permission or
   // the kernel version that is missing.
-  static Result<Userfaultfd> open();
+  static Result<Userfaultfd> open(bool use_move = true);
 
   int fd() const noexcept { return fd_.get(); }
   bool can_move() const noexcept { return (features_ & kFeatureMove) != 0; }
