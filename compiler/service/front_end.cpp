@@ -67,12 +67,12 @@ llvm::MemoryBufferRef buffer_of(std::string_view text, const char* name) {
   return {llvm::StringRef(text.data(), text.size()), name};
 }
 
-class ClangFrontEnd final : public FrontEnd {
+class ClangFrontEnd {
  public:
   ClangFrontEnd(std::string target_cpu, std::string cache_dir, std::string scratch_dir)
       : target_cpu_(std::move(target_cpu)), cache_dir_(std::move(cache_dir)), scratch_dir_(std::move(scratch_dir)) {}
 
-  FrontEndOutput compile(const std::string& source, const BuildOptions& options) override {
+  FrontEndOutput compile(const std::string& source, const BuildOptions& options) {
     FrontEndOutput output;
     std::vector<std::string> arguments = language_arguments(options, target_cpu_);
     const std::string& precompiled = precompiled_prefix(arguments);
@@ -178,8 +178,22 @@ class ClangFrontEnd final : public FrontEnd {
 
 }  // namespace
 
+struct FrontEnd::Implementation {
+  ClangFrontEnd clang;
+};
+
+FrontEnd::FrontEnd() = default;
+FrontEnd::~FrontEnd() = default;
+
 std::unique_ptr<FrontEnd> FrontEnd::create(std::string target_cpu, std::string cache_dir, std::string scratch_dir) {
-  return std::make_unique<ClangFrontEnd>(std::move(target_cpu), std::move(cache_dir), std::move(scratch_dir));
+  std::unique_ptr<FrontEnd> front_end(new FrontEnd());
+  front_end->implementation_.reset(
+      new Implementation{{std::move(target_cpu), std::move(cache_dir), std::move(scratch_dir)}});
+  return front_end;
+}
+
+FrontEndOutput FrontEnd::compile(const std::string& source, const BuildOptions& options) {
+  return implementation_->clang.compile(source, options);
 }
 
 }  // namespace mirrorcl::compiler

@@ -29,8 +29,14 @@ class FrontEnd {
   // `target_cpu` is LLVM's name of the processor that PoCL compiles for. Precompiled headers are kept in memory, and in
   // `cache_dir` unless it is empty.
   static std::unique_ptr<FrontEnd> create(std::string target_cpu, std::string cache_dir, std::string scratch_dir);
-  virtual ~FrontEnd() = default;
-  virtual FrontEndOutput compile(const std::string& source, const BuildOptions& options) = 0;
+  ~FrontEnd();
+  FrontEndOutput compile(const std::string& source, const BuildOptions& options);
+
+ private:
+  FrontEnd();
+  // No virtual functions: the implementation is compiled without run-time type information, as LLVM is.
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
 };
 
 }  // namespace mirrorcl::compiler

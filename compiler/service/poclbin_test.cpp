@@ -13,6 +13,11 @@
 #include "compiler/service/pocl.h"
 #include "compiler/test_support.h"
 
+// What PoCL and LLVM keep for the life of the process is theirs.
+extern "C" __attribute__((visibility("default"))) const char* __lsan_default_suppressions() {
+  return "leak:libpocl.so\nleak:libLLVM\n";
+}
+
 namespace mirrorcl::compiler::pocl {
 namespace {
 
