@@ -110,6 +110,12 @@ class CpuDeviceImpl final : public CpuDevice {
   std::array<std::uint32_t, window::kMaxUnits> fault_group_{};    // and the work-group execution that made it
   std::atomic<bool> forked_{false};                               // in the child of a fork: there is no device
   std::unique_ptr<HostState> host_;
+  // Each queue's read_index when it was last looked at, so that a submission leaves the units' cache line alone unless
+  // the queue seems full. Locking: the queue's owner's.
+  struct alignas(64) ReadIndex {
+    std::uint64_t seen = 0;
+  };
+  std::array<ReadIndex, kMaxQueues> read_indices_;
 
   alignas(64) std::atomic<bool> lost_{true};
   // Threads in the tail of submit() that may be emptying the queue of a lost device; restart() waits for them.
