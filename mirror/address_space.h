@@ -53,6 +53,13 @@ class AddressSpace {
   // or -errno.
   int present_pages(Range range, PageMask* present) const noexcept;
 
+  // In the child of a fork: these descriptors show the parent.
+  void close() noexcept {
+    maps_.reset();
+    memory_.reset();
+    pagemap_.reset();
+  }
+
   // Switches to the slow path of kernels before 6.11; for tests.
   void use_maps_file() noexcept { has_query_ = false; }
 

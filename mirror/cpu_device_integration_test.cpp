@@ -2,6 +2,8 @@
 // The mirror with the real CPU device: kernels in the device process dereference this process's memory.
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -126,6 +128,76 @@ TEST_F(MirroredDeviceTest, UnmapAndReuseBesideRunningKernels) {
     ASSERT_EQ(*result_, round * 256) << "round " << round;
     munmap(words, 1 << 20);
   }
+}
+
+TEST_F(MirroredDeviceTest, ForkWhileAKernelRuns) {
+  auto word = std::make_unique<std::uint64_t>(7);
+  auto flag = std::make_unique<std::uint32_t>(0);
+  ASSERT_EQ(run(kernel_write, {word.get(), std::uint64_t{8}}), kStatusComplete);
+  Signal* signal = launch(kernel_spin, {flag.get()});
+  for (int round = 0; round < 5; ++round) {
+    pid_t child = fork();
+    if (child == 0) _exit(*word == 8 && *flag == 0 ? 0 : 1);
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+  }
+  __atomic_store_n(flag.get(), 1, __ATOMIC_RELEASE);
+  EXPECT_EQ(device_->wait(signal, kPatience), kStatusComplete);
+  ASSERT_EQ(run(kernel_read, {word.get(), result_}), kStatusComplete);
+  EXPECT_EQ(*result_, 8U);
+}
+
+TEST_F(MirroredDeviceTest, AllUnitsAndTheHostShareOneArray) {
+  constexpr std::uint64_t kItems = std::uint64_t{4} << 20;
+  constexpr std::uint64_t kLocal = 64;
+  std::vector<std::uint32_t> counts(kItems);
+  auto* sizes = shared_array<std::uint64_t>(6);
+  sizes[0] = kItems;
+  sizes[1] = sizes[2] = 1;
+  Grid grid = Grid::of_groups(kItems / kLocal);
+  grid.local[0] = kLocal;
+  std::atomic<bool> done{false};
+  std::uint64_t mine = 0;
+  std::thread host([&] {
+    for (std::uint64_t i = 0; !done; i = (i * 1103515245 + 12345) % kItems) {
+      __atomic_fetch_add(&counts[i], 1, __ATOMIC_RELAXED);
+      ++mine;
+    }
+  });
+  for (int round = 0; round < 3; ++round) {
+    mirror_->drain_events();
+    ASSERT_EQ(run(kernel_count_items, {counts.data(), sizes}, grid), kStatusComplete);
+  }
+  done = true;
+  host.join();
+  EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), std::uint64_t{0}), 3 * kItems + mine);
+}
+
+TEST_F(MirroredDeviceTest, AllocationStormBesideKernels) {
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      for (std::uint64_t round = 0; !stop; ++round) {
+        std::size_t words = (round % 7 + 1) * 5000 * static_cast<std::size_t>(t + 1);
+        auto* block = static_cast<std::uint64_t*>(std::malloc(words * 8));
+        for (std::size_t i = 0; i < words; i += 100) block[i] = round;
+        for (std::size_t i = 0; i < words; i += 100) wrong += block[i] != round;
+        std::free(block);
+      }
+    });
+  }
+  for (std::uint64_t round = 0; round < 300; ++round) {
+    std::vector<std::uint64_t> data(20000, round);
+    mirror_->drain_events();
+    ASSERT_EQ(run(kernel_sum, {data.data(), data.size(), result_}), kStatusComplete);
+    ASSERT_EQ(*result_, 20000 * round);
+  }
+  stop = true;
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0U);
 }
 
 TEST_F(MirroredDeviceTest, BulkMigrationKeepsUpWithMemcpy) {

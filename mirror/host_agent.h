@@ -22,6 +22,7 @@ class HostAgent {
  public:
   Result<void> start(PinnedArena& arena);
   void stop() noexcept;
+  void close_in_child() noexcept { done_.reset(); }
 
   // Each reads events until the agent is done, and returns what the system call did: 0 or -errno.
 

@@ -128,6 +128,7 @@ TEST_F(HostMemoryTest, PartialUnmap) {
   TestMemory memory(16);
   for (std::size_t page = 0; page < 16; ++page) device_.store(memory.word(page), std::uint64_t{page});
   ASSERT_EQ(munmap(memory.data() + 4 * kPageSize, 4 * kPageSize), 0);
+  mirror_->drain_events();
   for (std::size_t page : {0, 3, 8, 15}) EXPECT_EQ(*memory.word(page), page);
   device_.load(memory.word(5));
   EXPECT_EQ(device_.last_error(), FaultKind::kInvalidAddress);
@@ -154,6 +155,7 @@ TEST_F(HostMemoryTest, RemapCarriesDevicePages) {
   EXPECT_EQ(*to.word(602), 24U);
   EXPECT_EQ(*to.word(603), 0U);
   for (std::size_t page = 600; page < 604; ++page) exchange(to.word(page), 100 + page);
+  mirror_->drain_events();
   device_.load(from.word(1));
   EXPECT_EQ(device_.last_error(), FaultKind::kInvalidAddress);
 }

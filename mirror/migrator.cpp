@@ -91,6 +91,10 @@ void Migrator::unmapped(Range range, bool during_operation) noexcept {
         events_.end_operation();
       }
     }
+    PageMask shared = block.coherent() & PageMask(run);
+    for (PageRun part = shared.next_run(0); part.count != 0; part = shared.next_run(part.end())) {
+      coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
+    }
     block.forget(run);
     blocks_.remove_if_empty(block);
   });

@@ -6,6 +6,8 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <bit>
 #include <new>
 
 #include "mirror/address_space.h"
@@ -45,11 +47,26 @@ void unmap_window_region(const window::Region& region) noexcept {
   (void)mmap(reinterpret_cast<void*>(region.start), region.size, PROT_NONE, kFlags | MAP_FIXED, -1, 0);
 }
 
+unsigned PinnedArena::size_class(std::size_t bytes) {
+  return static_cast<unsigned>(std::bit_width(std::max(bytes, sizeof(Free)) - 1));
+}
+
 void* PinnedArena::do_allocate(std::size_t bytes, std::size_t alignment) {
+  unsigned index = size_class(bytes);
+  std::uint64_t size = std::uint64_t{1} << index;
+  if (Free* again = free_[index]; again != nullptr && reinterpret_cast<std::uint64_t>(again) % alignment == 0) {
+    free_[index] = again->next;
+    return again;
+  }
   std::uint64_t start = (next_ + alignment - 1) & ~(std::uint64_t{alignment} - 1);
-  if (start > window::kPinned.end() || bytes > window::kPinned.end() - start) throw std::bad_alloc();
-  next_ = start + bytes;
+  if (start > window::kPinned.end() || size > window::kPinned.end() - start) throw std::bad_alloc();
+  next_ = start + size;
   return reinterpret_cast<void*>(start);
+}
+
+void PinnedArena::do_deallocate(void* memory, std::size_t bytes, std::size_t) {
+  unsigned index = size_class(bytes);
+  free_[index] = new (memory) Free{free_[index]};
 }
 
 Result<void> PinnedThread::start(PinnedArena& arena, const char* name, void (*body)(void*), void* argument) {

@@ -5,7 +5,9 @@
 
 #include <pthread.h>
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory_resource>
 
 #include "base/result.h"
@@ -19,8 +21,10 @@ Result<void> map_window_region(const window::Region& region, int protection);
 // Turns `region` back into a reservation without access.
 void unmap_window_region(const window::Region& region) noexcept;
 
-// Hands out the pinned region front to back and takes nothing back; pools above it recycle.
-// Locking: allocate before the threads start, then by the service thread only.
+// Hands out the pinned region front to back; what is given back is handed out again for the same size class (powers of
+// two). Not one of the C++ library's pools: their code lies in a shared object that binds its calls lazily, and binding
+// one in a pinned thread would read the dynamic linker's data. Locking: allocate before the threads start, then by the
+// service thread only.
 class PinnedArena final : public std::pmr::memory_resource {
  public:
   PinnedArena() : next_(window::kPinned.start) {}
@@ -28,11 +32,18 @@ class PinnedArena final : public std::pmr::memory_resource {
   std::size_t bytes_left() const noexcept { return window::kPinned.end() - next_; }
 
  private:
+  struct Free {
+    Free* next;
+  };
+  static constexpr unsigned kClasses = 40;
+  static unsigned size_class(std::size_t bytes);
+
   void* do_allocate(std::size_t bytes, std::size_t alignment) override;
-  void do_deallocate(void*, std::size_t, std::size_t) override {}
+  void do_deallocate(void* memory, std::size_t bytes, std::size_t alignment) override;
   bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
 
   std::uint64_t next_;
+  std::array<Free*, kClasses> free_{};
 };
 
 // A thread whose stack, and with it its thread-local storage, lies in pinned memory. All signals are blocked in it.

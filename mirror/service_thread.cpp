@@ -18,17 +18,20 @@ constexpr Range kUserSpace{window::kUserSpaceStart, window::kUserSpaceEnd - wind
 
 ServiceThread::ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace space, const MirrorOptions& options)
     : arena_(arena),
-      pool_(&arena),
       host_(std::move(host)),
       space_(std::move(space)),
-      events_(host_, &pool_),
-      migrator_(host_, space_, events_, agent_, counters_, options, &pool_),
+      events_(host_, &arena),
+      migrator_(host_, space_, events_, agent_, counters_, options, &arena),
       notifier_(events_, migrator_),
-      device_faults_(&pool_) {
+      device_faults_(&arena) {
   device_faults_.reserve(256);
 }
 
 Result<void> ServiceThread::start() {
+  // The formatter's library binds its calls when they are first made, which must not happen in a pinned thread: make
+  // them now.
+  char line[64];
+  fmt::format_to_n(line, sizeof line, "{} {:#x} {}", "text", std::uint64_t{1}, -1);
   epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
   wakeup_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_ || !wakeup_) return fail_errno("cannot create the service thread's event queue", errno);
@@ -49,9 +52,11 @@ void ServiceThread::join() noexcept {
 }
 
 void ServiceThread::close_in_child() noexcept {
-  raw_syscall(SYS_close, epoll_.release());
-  raw_syscall(SYS_close, wakeup_.release());
-  raw_syscall(SYS_close, host_.fd());
+  epoll_.reset();
+  wakeup_.reset();
+  host_ = Userfaultfd();
+  space_.close();
+  agent_.close_in_child();
 }
 
 int ServiceThread::watch(int fd, Source source) noexcept {
@@ -139,8 +144,9 @@ void ServiceThread::serve_host_faults() noexcept {
       retry_ = true;
       faults[kept++] = fault;
     } else if (outcome == Outcome::kFailed) {
-      // Not served, and it will be asked again: log and let the thread try once more a little later.
-      log_error("an access to {:#x} by the application waits for the device", fault.address);
+      // Device memory cannot be read. Zeros would be a lie, so the thread waits; said once.
+      if (!told_failure_) log_error("an access of the application to {:#x} cannot be served and waits", fault.address);
+      told_failure_ = true;
       retry_ = true;
       faults[kept++] = fault;
     }

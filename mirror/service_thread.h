@@ -70,7 +70,6 @@ class ServiceThread {
   void watch_device_faults(bool wanted) noexcept;
 
   PinnedArena& arena_;
-  std::pmr::unsynchronized_pool_resource pool_;
   Userfaultfd host_;
   AddressSpace space_;
   Counters counters_;
@@ -88,6 +87,7 @@ class ServiceThread {
   bool device_ready_ = false;  // the last wait found device faults
   bool retry_ = false;
   bool resting_ = true;
+  bool told_failure_ = false;
   bool stop_ = false;
   std::uint32_t holds_ = 0;
   std::pmr::vector<DeviceFault> device_faults_;  // to be served, oldest first

@@ -38,6 +38,7 @@ class Userfaultfd {
 
   // The features that the mirror needs are required; MOVE is used if the kernel has it. Errors name the permission or
   // the kernel version that is missing.
+  Userfaultfd() = default;  // none
   static Result<Userfaultfd> open(bool use_move = true);
 
   int fd() const noexcept { return fd_.get(); }
