@@ -307,6 +307,16 @@ TEST_F(CompilerClient, undefined_functions_are_named) {
   EXPECT_THAT(built.log, HasSubstr("function 'absent'"));
 }
 
+TEST_F(CompilerClient, program_scope_variables_come_with_a_warning) {
+  BuildOutcome built =
+      build(fresh("global int counter[3]; kernel void k(global int* p) { *p = ++counter[1]; }"), "-cl-std=CL2.0");
+  ASSERT_TRUE(built.image.has_value()) << built.log;
+  EXPECT_EQ(built.image->global_variables_size, 12U);
+  EXPECT_THAT(built.log, HasSubstr("each kernel has its own"));
+  EXPECT_FALSE(build(fresh("global int counter; kernel void k(global int* p) { *p = ++counter; }"), "-cl-std=CL3.0")
+                   .image.has_value());
+}
+
 TEST_F(CompilerClient, every_option_builds) {
   for (const char* option : {"-cl-opt-disable", "-cl-single-precision-constant", "-cl-denorms-are-zero",
                              "-cl-fp32-correctly-rounded-divide-sqrt", "-cl-mad-enable", "-cl-no-signed-zeros",

@@ -90,6 +90,10 @@ Reply build_program(const Request& request, FrontEnd& front_end, pocl::Pocl& poc
       return refuse(ReplyStatus::kInternal, added.error().message, std::move(output.log));
     }
   }
+  if (output.global_variables_size != 0) {
+    // PoCL makes one object per kernel: docs/status.md, and the reason why the feature is not announced.
+    output.log += "warning: program-scope variables are not shared between kernels: each kernel has its own\n";
+  }
   reply.status = ReplyStatus::kBuilt;
   reply.log = std::move(output.log);
   reply.image.kernels = std::move(output.kernels);

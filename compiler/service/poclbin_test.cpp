@@ -101,6 +101,18 @@ TEST_F(Poclbin, another_version_or_bytes_after_the_end_are_refused) {
   EXPECT_FALSE(parse_binary(other).has_value());
 }
 
+TEST_F(Poclbin, a_missing_or_another_library_is_one_clear_sentence) {
+  auto missing = Pocl::load("/nonexistent/libpocl.so.2", scratch->path());
+  ASSERT_FALSE(missing.has_value());
+  EXPECT_EQ(missing.error().code, ErrorCode::kNotSupported);
+  EXPECT_THAT(missing.error().message, testing::HasSubstr("/nonexistent/libpocl.so.2"));
+  EXPECT_THAT(missing.error().message, testing::HasSubstr("libpocl2"));
+  auto other = Pocl::load("libm.so.6", scratch->path());
+  ASSERT_FALSE(other.has_value());
+  EXPECT_EQ(other.error().code, ErrorCode::kNotSupported);
+  EXPECT_THAT(other.error().message, testing::HasSubstr("not an OpenCL driver"));
+}
+
 TEST_F(Poclbin, an_undefined_function_is_a_log_and_not_an_error) {
   auto loaded = Pocl::load(options().pocl_library, scratch->path());
   ASSERT_TRUE(loaded.has_value()) << loaded.error().message;
