@@ -3,7 +3,12 @@
 
 #include <cpuid.h>
 
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <string_view>
+#include <system_error>
+#include <vector>
 
 #include "base/log.h"
 #include "base/options.h"
@@ -34,7 +39,7 @@ void add_processor(ContentHash& hash) {
 
 }  // namespace
 
-BuildCache::BuildCache(std::string folder) : folder_(std::move(folder)) {}
+BuildCache::BuildCache(std::string folder, std::uint64_t largest) : folder_(std::move(folder)), largest_(largest) {}
 
 std::string BuildCache::key_of(const BuildRequest& request) const {
   ContentHash hash;
@@ -75,6 +80,42 @@ void BuildCache::store(const std::string& key, const BuildRequest& request, cons
   write_image(out, entry.image);
   if (auto written = write_checked_file(path_of(key), out.bytes()); !written && !complained_.exchange(true)) {
     log_warning("compiler cache is off: {}", written.error().message);
+  }
+  // Keys are evenly spread: every 64th store or so.
+  if (key.starts_with("00") || key.starts_with("40") || key.starts_with("80") || key.starts_with("c0")) trim();
+}
+
+void BuildCache::trim() const {
+  namespace fs = std::filesystem;
+  struct File {
+    fs::file_time_type time;
+    std::uint64_t size;
+    fs::path path;
+  };
+  std::vector<File> files;
+  std::uint64_t total = 0;
+  std::error_code error;
+  const auto now = fs::file_time_type::clock::now();
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    // Other processes write and trim too: a file may be gone at any moment.
+    std::error_code gone;
+    File file{entry.last_write_time(gone), entry.file_size(gone), entry.path()};
+    if (gone) continue;
+    const std::string kind = file.path.extension().string();
+    if (kind == ".tmp") {
+      if (now - file.time > std::chrono::hours(1)) fs::remove(file.path, gone);
+    } else if (kind == ".program" || kind == ".pch") {
+      total += file.size;
+      files.push_back(std::move(file));
+    }
+  }
+  if (total <= largest_) return;
+  std::sort(files.begin(), files.end(), [](const File& a, const File& b) { return a.time < b.time; });
+  for (const File& file : files) {
+    if (total <= largest_ / 2) break;
+    std::error_code gone;
+    fs::remove(file.path, gone);
+    total -= file.size;
   }
 }
 

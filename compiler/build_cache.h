@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -20,8 +21,11 @@ class BuildCache {
     std::string log;  // the warnings of the first build
   };
 
-  // An empty folder name: no cache. Creates nothing.
-  explicit BuildCache(std::string folder);
+  static constexpr std::uint64_t kLargest = std::uint64_t{1} << 30;  // bytes
+
+  // An empty folder name: no cache. Creates nothing. Beyond `largest` bytes (looked at now and then) the oldest files
+  // go, until half of it is left.
+  explicit BuildCache(std::string folder, std::uint64_t largest = kLargest);
 
   std::string key_of(const BuildRequest& request) const;
   // Nothing if there is none, or a damaged one.
@@ -31,8 +35,12 @@ class BuildCache {
 
   std::string path_of(const std::string& key) const { return folder_ + "/" + key + ".program"; }
 
+  // Keeps the folder under its limit, and removes what writers that were killed have left.
+  void trim() const;
+
  private:
   std::string folder_;
+  std::uint64_t largest_;
   std::atomic<bool> complained_{false};
 };
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <thread>
@@ -129,6 +130,35 @@ TEST(build_cache, does_without_a_folder_that_cannot_be_written) {
   std::string said = testing::internal::GetCapturedStderr();
   EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
   EXPECT_FALSE(cache.load(key, request).has_value());
+}
+
+TEST(build_cache, stays_under_its_limit_and_drops_the_oldest) {
+  TemporaryFolder folder;
+  BuildCache cache(folder.path(), 10'000);
+  auto now = std::filesystem::file_time_type::clock::now();
+  std::vector<std::string> paths;
+  for (int i = 0; i < 12; ++i) {  // 12 entries of over 1,000 bytes
+    BuildRequest request{"source " + std::to_string(i), ""};
+    std::string key = cache.key_of(request);
+    cache.store(key, request, sample_entry());
+    paths.push_back(cache.path_of(key));
+    if (std::filesystem::exists(paths.back())) {
+      std::filesystem::last_write_time(paths.back(), now - std::chrono::minutes(100 - i));
+    }
+  }
+  std::ofstream(folder.path() + "/old.tmp") << "of a writer that was killed";
+  std::filesystem::last_write_time(folder.path() + "/old.tmp", now - std::chrono::hours(2));
+  std::ofstream(folder.path() + "/new.tmp") << "of a writer at work";
+  std::ofstream(folder.path() + "/other") << "not ours";
+  cache.trim();
+  EXPECT_FALSE(std::filesystem::exists(paths.front()));
+  EXPECT_TRUE(std::filesystem::exists(paths.back()));
+  EXPECT_FALSE(std::filesystem::exists(folder.path() + "/old.tmp"));
+  EXPECT_TRUE(std::filesystem::exists(folder.path() + "/new.tmp"));
+  EXPECT_TRUE(std::filesystem::exists(folder.path() + "/other"));
+  std::uintmax_t total = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) total += entry.file_size();
+  EXPECT_LT(total, 6'000U);
 }
 
 TEST(build_cache, readers_and_writers_at_once_see_whole_entries) {
