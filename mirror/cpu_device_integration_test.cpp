@@ -200,6 +200,28 @@ TEST_F(MirroredDeviceTest, AllocationStormBesideKernels) {
   EXPECT_EQ(wrong, 0U);
 }
 
+TEST_F(MirroredDeviceTest, IsolatedFaultsTakeOnePageEach) {
+  constexpr std::size_t kFaults = 1024;
+  constexpr std::size_t kStride = 128 * kPageSize;
+  auto* memory = static_cast<char*>(
+      mmap(nullptr, kFaults * kStride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  madvise(memory, kFaults * kStride, MADV_NOHUGEPAGE);
+  for (std::size_t i = 0; i < kFaults; ++i) memory[i * kStride] = 1;
+  auto* sizes = shared_array<std::uint64_t>(6);
+  sizes[0] = kStride / sizeof(std::uint32_t);
+  sizes[1] = 1;
+  Grid grid;  // one work-group whose items run one after the other along y
+  grid.local[1] = kFaults;
+  grid.dims = 2;
+  auto start = std::chrono::steady_clock::now();
+  ASSERT_EQ(run(kernel_count_items, {memory, sizes}, grid), kStatusComplete);
+  double each = seconds_since(start) / kFaults;
+  std::printf("isolated device fault: %.1f us\n", each * 1e6);
+  EXPECT_EQ(mirror_->statistics().pages_to_device + mirror_->statistics().pages_zero_filled, kFaults);
+  for (std::size_t i = 0; i < kFaults; ++i) ASSERT_EQ(memory[i * kStride], 2);
+  munmap(memory, kFaults * kStride);
+}
+
 TEST_F(MirroredDeviceTest, BulkMigrationKeepsUpWithMemcpy) {
   constexpr std::size_t kBytes = std::size_t{128} << 20;
   auto* source =
