@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launches: grids, order, arguments, printing, signals.
 #include <chrono>
+#include <fstream>
 #include <set>
 #include <string>
 
@@ -303,6 +304,16 @@ TEST_F(CpuDeviceTest, OffersLibraryFunctionsToKernels) {
     EXPECT_TRUE(window::kFirmware.contains(address)) << name;
   }
   EXPECT_EQ(device_->firmware_symbol("system"), 0U);
+
+  // What the compiler lets kernels import.
+  std::ifstream names(MIRRORCL_FIRMWARE_IMPORTS);
+  int checked = 0;
+  for (std::string line; std::getline(names, line);) {
+    if (line.empty() || line.starts_with('#')) continue;
+    EXPECT_TRUE(window::kFirmware.contains(device_->firmware_symbol(line.c_str()))) << line;
+    ++checked;
+  }
+  EXPECT_GT(checked, 5);
 }
 
 TEST_F(CpuDeviceTest, SignalsAndWindowMemoryAreReused) {
