@@ -17,8 +17,8 @@ std::string take_captured_output();
 
 // `tell` is called once with the reason ("killed by SIGSEGV", or LLVM's message) before the process ends.
 void report_failures(std::function<void(const std::string&)> tell);
-// LLVM puts handlers of its own in place of ours at its first output file; they pass a real fault on, but swallow the signal of a
-// kill(). To be called before each build.
+// LLVM puts handlers of its own in place of ours at its first output file; they pass a real fault on, but swallow the
+// signal of a kill(). To be called before each build.
 void install_signal_handlers();
 
 }  // namespace mirrorcl::compiler
