@@ -12,8 +12,8 @@ extern "C" {
 /***************************************************************
  * cl_mirrorcl_statistics
  *
- * Counts page faults, migrations and replays. Counters start at zero when the device starts and only grow; take the difference
- * of two readings. Reading costs no system call and may be done while kernels run.
+ * Counts page faults, migrations and replays. Counters start at zero when the device starts and only grow; take the
+ * difference of two readings. Reading costs no system call and may be done while kernels run.
  ***************************************************************/
 #define cl_mirrorcl_statistics 1
 #define CL_MIRRORCL_STATISTICS_EXTENSION_NAME "cl_mirrorcl_statistics"
@@ -39,9 +39,9 @@ typedef struct _cl_mirror_statistics_mirrorcl {
 } cl_mirror_statistics_mirrorcl;
 
 /*
- * Writes the first `size` bytes of the device's statistics to `statistics` (may be NULL), and the size this driver knows to
- * `size_ret` (may be NULL). An application built against an older, shorter structure works: it gets what it asks for. Before the
- * device has started all counters are zero.
+ * Writes the first `size` bytes of the device's statistics to `statistics` (may be NULL), and the size this driver knows
+ * to `size_ret` (may be NULL). An application built against an older, shorter structure works: it gets what it asks for.
+ * Before the device has started all counters are zero.
  *
  * CL_INVALID_DEVICE  if `device` is not a valid device of this platform.
  * CL_INVALID_VALUE   if `size` is greater than the size this driver knows and `statistics` is not NULL, or if both
