@@ -31,6 +31,31 @@
 
 #include "_kernel.h"
 
+// In the smaller last groups of a grid PoCL's context is bent so that get_global_id() comes out right; sizes and offsets of
+// the whole dispatch are read where each compute unit publishes them (device/cpu/work_group_view.h). Not volatile: the
+// values do not change within a work-group, so reads may be moved out of loops.
+static inline size_t __mirrorcl_view(uint field, uint dimension, size_t beyond) {
+  ulong value;
+  if (dimension > 2) return beyond;
+  __asm__("movq %%fs:(%1), %0" : "=r"(value) : "r"((ulong)(field + 8 * dimension)));
+  return value;
+}
+static inline size_t __mirrorcl_get_global_size(uint dimension) { return __mirrorcl_view(0x200, dimension, 1); }
+static inline size_t __mirrorcl_get_global_offset(uint dimension) { return __mirrorcl_view(0x218, dimension, 0); }
+static inline size_t __mirrorcl_get_enqueued_local_size(uint dimension) {
+  return __mirrorcl_view(0x230, dimension, 1);
+}
+#define get_global_size(dimension) __mirrorcl_get_global_size(dimension)
+#define get_global_offset(dimension) __mirrorcl_get_global_offset(dimension)
+#define get_enqueued_local_size(dimension) __mirrorcl_get_enqueued_local_size(dimension)
+static inline size_t __mirrorcl_get_global_linear_id(void) {
+  size_t x = get_global_id(0) - get_global_offset(0);
+  size_t y = get_global_id(1) - get_global_offset(1);
+  size_t z = get_global_id(2) - get_global_offset(2);
+  return (z * get_global_size(1) + y) * get_global_size(0) + x;
+}
+#define get_global_linear_id() __mirrorcl_get_global_linear_id()
+
 #ifdef __opencl_c_generic_address_space
 // to_global() and its like are clang's own and become calls that module.cpp defines; this one is the kernel library's
 // to define, and it does not.

@@ -4,9 +4,8 @@
 // right (local_size = this group's size, global_offset shifted so that group * local_size + global_offset is the
 // group's first id).
 //
-// Each compute unit keeps one at %fs:kWorkGroupViewOffset, so that a built-in function reads it with address space 257
-// of LLVM's x86 back end (`*(ulong __attribute__((address_space(257)))*)0x200` is global_size[0]), without any
-// argument.
+// Each compute unit keeps one at %fs:kWorkGroupViewOffset; the built-in functions that read it are in
+// compiler/service/prefix.h.
 #pragma once
 
 #include <cstddef>
