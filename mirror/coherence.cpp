@@ -174,7 +174,7 @@ int Migrator::replace_mapping(Range range, Backing backing) noexcept {
     if (events_.pending_on(range)) error = -EAGAIN;
   }
   if (error == 0) {
-    events_.begin_operation(range, scratch);
+    events_.begin_operation(HostEvent::Kind::kUnmap, range, scratch);
     error = agent_.move_mapping(scratch, range.start, events_);
     bool replaced_ours = events_.end_operation();
     if (error == 0) {

@@ -56,7 +56,7 @@ void HostEvents::queue_event(HostEvent event) {
   if (in_operation_) {
     if (scratch_.size != 0 && overlap(event.range, scratch_)) return;
     bool same_range = event.range.start == target_.start && event.range.size == target_.size;
-    if (same_range && !saw_own_event_ && event.kind != HostEvent::Kind::kRemap) {
+    if (same_range && !saw_own_event_ && event.kind == own_kind_) {
       saw_own_event_ = true;
       return;
     }
@@ -101,7 +101,8 @@ void HostEvents::wait_settled_slowly() noexcept {
   waiters_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-void HostEvents::begin_operation(Range target, Range scratch) {
+void HostEvents::begin_operation(HostEvent::Kind own, Range target, Range scratch) {
+  own_kind_ = own;
   in_operation_ = true;
   saw_own_event_ = false;
   target_ = target;

@@ -58,7 +58,9 @@ class HostEvents {
   // Between these two calls the host agent changes `target` (through `scratch`, a range of the window, if its size is
   // not 0): events of that change are recognised and not queued. end_operation says whether the target's own unmap or
   // remove event was seen; if not, somebody else had unmapped it before.
-  void begin_operation(Range target, Range scratch);
+  // `own`: the kind of event that the change raises on `target`. One of the other kind on the same range is the
+  // application's, however close.
+  void begin_operation(HostEvent::Kind own, Range target, Range scratch);
   bool end_operation();
 
  private:
@@ -76,6 +78,7 @@ class HostEvents {
 
   bool in_operation_ = false;
   bool saw_own_event_ = false;
+  HostEvent::Kind own_kind_ = HostEvent::Kind::kUnmap;
   Range target_{0, 0};
   Range scratch_{0, 0};
 };

@@ -308,7 +308,7 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
   if (copied < run.count) error = on_device([&] { return device_->zero_fill(range); });
   events_.read_pending();
   if (error == 0 && !events_.pending_on(range)) {
-    events_.begin_operation(range, {0, 0});
+    events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
     error = copied == 0 ? 0 : agent_.discard(range, events_);
     events_.end_operation();
   } else if (error == 0) {

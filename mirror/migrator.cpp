@@ -86,7 +86,7 @@ void Migrator::unmapped(Range range, bool during_operation) noexcept {
       for (PageRun part = replaced.next_run(0); part.count != 0; part = replaced.next_run(part.end())) {
         auto mapping = space_.query(block.range(part).start);
         if (!mapping || !mapping->shared || mapping->range.end() < block.range(part).end()) continue;
-        events_.begin_operation(block.range(part), {0, 0});
+        events_.begin_operation(HostEvent::Kind::kUnmap, block.range(part), {0, 0});
         agent_.unmap(block.range(part), events_);
         events_.end_operation();
       }
