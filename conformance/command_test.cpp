@@ -65,7 +65,7 @@ class Commands : public ClTest {
 
 TEST_F(Commands, AThousandKernelsInOrder) {
   // *2 + i keeps the order visible.
-  Kernel kernel = build("kernel void step(global uint *data, uint i) { *data = *data * 3 + i; }", "step");
+  Kernel kernel = build("kernel void advance(global uint *data, uint i) { *data = *data * 3 + i; }", "advance");
   ASSERT_TRUE(kernel);
   cl_uint expected = 0;
   for (cl_uint i = 0; i < 1000; ++i) {
@@ -330,7 +330,7 @@ TEST_F(Commands, OutOfOrderQueueHonoursWaitListsAndBarriers) {
             clGetDeviceInfo(device(), CL_DEVICE_QUEUE_ON_HOST_PROPERTIES, sizeof supported, &supported, nullptr));
   if ((supported & CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE) == 0) GTEST_SKIP() << "no out-of-order queues";
   Queue own = make_queue(CL_QUEUE_OUT_OF_ORDER_EXEC_MODE_ENABLE);
-  Kernel kernel = build("kernel void step(global uint *data, uint i) { *data = *data * 3 + i; }", "step");
+  Kernel kernel = build("kernel void advance(global uint *data, uint i) { *data = *data * 3 + i; }", "advance");
   ASSERT_TRUE(kernel);
   Event previous;
   cl_uint expected = 0;

@@ -133,7 +133,8 @@ TEST_F(HostMemory, ZeroInitialisedGlobals) {
 }
 
 TEST_F(HostMemory, ZeroInitialisedGlobalsNeverTouchedByTheHost) {
-  static int untouched[kCount];
+  // Page aligned: the beginning of .bss lies in the last page of .data, which is file memory.
+  alignas(4096) static int untouched[kCount];
   Kernel kernel = build(kAddIndex, "add_index");
   ASSERT_TRUE(kernel);
   std::vector<int> before(kCount, -1);

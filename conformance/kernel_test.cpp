@@ -189,9 +189,9 @@ constexpr const char* kReduce = R"(
 kernel void reduce(global const int *in, global long *out, local long *scratch) {
   size_t l = get_local_id(0);
   scratch[l] = in[get_global_id(0)];
-  for (size_t half = get_local_size(0) / 2; half > 0; half /= 2) {
+  for (size_t stride = get_local_size(0) / 2; stride > 0; stride /= 2) {
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (l < half) scratch[l] += scratch[l + half];
+    if (l < stride) scratch[l] += scratch[l + stride];
   }
   if (l == 0) out[get_group_id(0)] = scratch[0];
 }
@@ -374,7 +374,8 @@ class CapturedOutput {
 TEST_F(Kernels, Printf) {
   Kernel kernel = build(R"(
 kernel void talk(int number, float real) {
-  printf("n=%d x=%#x r=%.3f s=%s c=%c v=%v4d %%\n", number, number, real, "text", 'k', (int4)(1, 2, 3, 4));
+  printf("n=%d x=%#x r=%.3f s=%s c=%c v=%v4hld %%\n", number, number, real, "text", 'k',
+         (int4)(1, 2, 3, 4));
 })",
                         "talk");
   ASSERT_TRUE(kernel);
