@@ -31,9 +31,11 @@
 
 #include "_kernel.h"
 
-// In the smaller last groups of a grid PoCL's context is bent so that get_global_id() comes out right; sizes and offsets of
-// the whole dispatch are read where each compute unit publishes them (device/cpu/work_group_view.h). Not volatile: the
-// values do not change within a work-group, so reads may be moved out of loops.
+#if __OPENCL_C_VERSION__ >= 200
+// Only from 2.0 on may a grid have smaller last groups. In those PoCL's context is bent so that get_global_id() comes
+// out right; sizes and offsets of the whole dispatch are read where each compute unit publishes them
+// (device/cpu/work_group_view.h). Not volatile: the values do not change within a work-group, so reads may be moved out
+// of loops.
 static inline size_t __mirrorcl_view(uint field, uint dimension, size_t beyond) {
   ulong value;
   if (dimension > 2) return beyond;
@@ -55,6 +57,7 @@ static inline size_t __mirrorcl_get_global_linear_id(void) {
   return (z * get_global_size(1) + y) * get_global_size(0) + x;
 }
 #define get_global_linear_id() __mirrorcl_get_global_linear_id()
+#endif
 
 #ifdef __opencl_c_generic_address_space
 // to_global() and its like are clang's own and become calls that module.cpp defines; this one is the kernel library's
