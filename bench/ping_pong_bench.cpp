@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A flag in malloc'd memory that host and running kernel hand back and forth, beside two threads that do the same. PoCL
 // has no such row: it does not promise that a running kernel sees the host's writes.
+#include <sched.h>
+
 #include <atomic>
 #include <memory>
 #include <stdexcept>
@@ -38,6 +40,30 @@ void await(const std::atomic<int>& flag, int value) {
   }
 }
 
+// While it lives the calling thread, and threads that it starts, run on one CPU of those it had: the first or the last.
+// Without it the scheduler may leave both players on one CPU, where a round takes a time slice.
+class OnCpu {
+ public:
+  explicit OnCpu(bool last) {
+    sched_getaffinity(0, sizeof before_, &before_);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+      if (!CPU_ISSET(cpu, &before_)) continue;
+      if (last) CPU_ZERO(&one);
+      CPU_SET(cpu, &one);
+      if (!last) break;
+    }
+    sched_setaffinity(0, sizeof one, &one);
+  }
+  ~OnCpu() { sched_setaffinity(0, sizeof before_, &before_); }
+  OnCpu(const OnCpu&) = delete;
+  OnCpu& operator=(const OnCpu&) = delete;
+
+ private:
+  cpu_set_t before_;
+};
+
 // Seconds per round; the first tenth, in which pages find their place, does not count.
 double play(std::atomic<int>& flag, int rounds) {
   double start = 0;
@@ -70,11 +96,13 @@ void add_ping_pong_benchmarks(const Setup& setup) {
   setup.add("ping_pong/threads", benchmark::kMicrosecond, [rounds]() -> Measurement {
     auto flag = std::make_unique<std::atomic<int>>(0);
     std::jthread other([&flag = *flag, rounds] {
+      const OnCpu last(true);
       for (int round = 0; round < rounds; round++) {
         await(flag, 2 * round + 1);
         flag.store(2 * round + 2, std::memory_order_release);
       }
     });
+    const OnCpu first(false);
     return {play(*flag, rounds)};
   });
   setup.report.add_row({"ping-pong over a malloc'd flag, a round / two threads", "ping_pong/mirrorcl",
