@@ -338,13 +338,13 @@ int idle_application() {
 }
 
 int spinning_application() {
-  // Leaves everything to the end of the process.
-  auto* application = new Application;
-  auto* kernel = new Kernel(application->build(
+  // Leaves everything to the end of the process. Static pointers, so that a leak checker knows it is meant.
+  static auto* application = new Application;
+  static auto* kernel = new Kernel(application->build(
       "kernel void spin(global volatile int *stop, global volatile int *started) { *started = 1; while (!*stop) {} }",
       "spin"));
-  auto* words = new volatile int[2]{};
-  auto* event = new Event(application->launch(*kernel, 1, const_cast<int*>(words), const_cast<int*>(words + 1)));
+  static auto* words = new volatile int[2]{};
+  static auto* event = new Event(application->launch(*kernel, 1, const_cast<int*>(words), const_cast<int*>(words + 1)));
   clFlush(application->queue());
   if (!*event || !wait_until([&] { return words[1] == 1; }, seconds(20))) return 1;
   Application::print_helpers();
