@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <new>
 
 #include "base/futex.h"
 #include "base/log.h"
@@ -23,10 +22,6 @@
 
 namespace mirrorcl::device {
 namespace {
-
-using mirror::Access;
-using mirror::DeviceFault;
-using mirror::Range;
 
 std::uint32_t usable_cpus() {
   cpu_set_t set;
@@ -81,30 +76,16 @@ const char* fault_kind_name(FaultKind kind) noexcept {
   return "unknown fault";
 }
 
-// One device per process: the window is laid out for one. The object's place in the window doubles as the lock on that.
 static std::atomic<bool> g_exists{false};
 // A pointer to the device's HostState where a leak checker looks for pointers, which it does not in the window.
 [[gnu::used]] static const void* g_host_state_root = nullptr;
 
-void* CpuDeviceImpl::operator new(std::size_t size) {
-  static_assert(sizeof(CpuDeviceImpl) <= window::kFirmware.size);
-  if (size > window::kFirmware.size || g_exists.exchange(true)) throw std::bad_alloc();
-  return reinterpret_cast<void*>(window::kFirmware.start);
+bool CpuDeviceImpl::claim_window() noexcept {
+  return !g_exists.exchange(true);
 }
 
-void CpuDeviceImpl::operator delete(void*) noexcept {
+void CpuDeviceImpl::release_window() noexcept {
   g_exists.store(false);
-}
-
-Result<std::unique_ptr<CpuDevice>> CpuDevice::start(const CpuDeviceOptions& options) {
-  if (auto reserved = reserve_window(); !reserved) return tl::unexpected<Error>(reserved.error());
-  if (g_exists.load()) {
-    return mirrorcl::fail(ErrorCode::kNotSupported, "this process has a CPU device already; the window holds one");
-  }
-  std::unique_ptr<CpuDeviceImpl> device(new CpuDeviceImpl(options));
-  if (auto started = device->initialize(); !started) return tl::unexpected<Error>(started.error());
-  set_fork_target(device.get());
-  return std::unique_ptr<CpuDevice>(std::move(device));
 }
 
 CpuDeviceImpl::CpuDeviceImpl(const CpuDeviceOptions& options) : host_(std::make_unique<HostState>()) {
@@ -118,7 +99,9 @@ CpuDeviceImpl::CpuDeviceImpl(const CpuDeviceOptions& options) : host_(std::make_
   host_->firmware = options.firmware.empty() ? private_file("mirrorcl-firmware") : options.firmware;
 }
 
-CpuDeviceImpl::~CpuDeviceImpl() {
+CpuDeviceImpl::~CpuDeviceImpl() = default;
+
+void CpuDeviceImpl::shut_down() noexcept {
   set_fork_target(nullptr);
   if (forked_.load()) return;
   lost_.store(true);
@@ -127,7 +110,7 @@ CpuDeviceImpl::~CpuDeviceImpl() {
   // Nothing writes to the window now; whoever still waits must not wait for ever.
   const std::uint32_t queues = control_block()->queue_count.load();
   for (std::uint32_t i = 0; i < queues; ++i) fail_packets(queue_at(i));
-  mmu_.set_uffd(-1);
+  disown_process();
 }
 
 // While no D lives.
@@ -148,22 +131,19 @@ void CpuDeviceImpl::prepare_control_block() noexcept {
   *reinterpret_cast<char*>(window::kControl.start + kLastWordsOffset) = 0;
 }
 
-Result<void> CpuDeviceImpl::initialize() {
-  auto memory = create_memory_file("mirrorcl-device-memory", window::kDeviceMemoryFileSize);
-  if (!memory) return tl::unexpected<Error>(memory.error());
-  memory_.reset(*memory);
-  mmu_.set_memory(*memory);
-  // A former device's queues, signals and arguments.
+Result<void> CpuDeviceImpl::start_first_process() {
   discard_window_memory(reinterpret_cast<void*>(window::kControl.start), window::kControl.size);
   discard_window_memory(reinterpret_cast<void*>(window::kHeap.start), window::kHeap.size);
   discard_window_memory(reinterpret_cast<void*>(window::kCode.start), window::kCode.size);
-  return start_process();
+  if (auto started = start_process(); !started) return started;
+  set_fork_target(this);
+  return {};
 }
 
 // Locking: none, or restart_mutex.
 Result<void> CpuDeviceImpl::start_process() {
   prepare_control_block();
-  auto process = start_device_process(host_->firmware, window_fd(), memory_.get());
+  auto process = launch();
   if (!process) return tl::unexpected<Error>(process.error());
 
   std::unordered_map<std::string, std::uint64_t> symbols;
@@ -185,15 +165,9 @@ Result<void> CpuDeviceImpl::start_process() {
 
   std::swap(host_->former, process_);
   process_ = std::move(*process);
-  mmu_.set_uffd(process_.uffd.get());
-  {
-    std::scoped_lock lock(host_->mutex);
-    for (const Range& range : host_->shared) {
-      if (int error = mmu_.unregister(range); error != 0) {
-        end_device_process(process_);
-        return fail_errno("sharing memory with the new device process", -error);
-      }
-    }
+  if (auto adopted = adopt_process(); !adopted) {
+    end_device_process(process_);
+    return adopted;
   }
   lost_.store(false, std::memory_order_seq_cst);
   // A submission that found the device lost may still be emptying its queue, which D must not look at meanwhile.
@@ -215,40 +189,6 @@ Result<void> CpuDeviceImpl::restart() {
   return start_process();
 }
 
-mirror::DeviceCapabilities CpuDeviceImpl::capabilities() const noexcept {
-  return {.memory_cpu_mappable = true, .native_atomics = true, .memory_size = memory_size_};
-}
-
-// --- faults
-
-int CpuDeviceImpl::next_faults(std::span<DeviceFault> faults) noexcept {
-  std::array<uffd_msg, 64> messages;
-  int count = mmu_.read_faults(std::span(messages).first(std::min(messages.size(), faults.size())));
-  if (count < 0) return count;
-  std::size_t found = 0;
-  for (int i = 0; i < count; ++i) {
-    const uffd_msg& message = messages[static_cast<std::size_t>(i)];
-    if (message.event != UFFD_EVENT_PAGEFAULT) continue;
-    const std::uint64_t flags = message.arg.pagefault.flags;
-    const std::uint32_t thread = message.arg.pagefault.feat.ptid;
-    std::uint32_t unit = 0;
-    while (unit < unit_count_ && control_block()->units[unit].thread_id.load(std::memory_order_relaxed) != thread)
-      ++unit;
-    DeviceFault& fault = faults[found++];
-    fault.address = message.arg.pagefault.address / window::kPageSize * window::kPageSize;
-    fault.access =
-        (flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP)) != 0 ? Access::kReadWrite : Access::kRead;
-    fault.protection = (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
-    fault.requester = unit;
-    if (unit == unit_count_) continue;
-    // The unit is asleep in this fault until something wakes it, so this names the execution that made it.
-    fault_address_[unit] = message.arg.pagefault.address;
-    fault_group_[unit] =
-        static_cast<std::uint32_t>(control_block()->units[unit].groups_run.load(std::memory_order_relaxed));
-  }
-  return static_cast<int>(found);
-}
-
 bool CpuDeviceImpl::send_verdict(std::uint32_t unit, FaultKind kind, std::uint64_t address,
                                  std::uint32_t group) noexcept {
   UnitState& state = control_block()->units[unit];
@@ -258,16 +198,6 @@ bool CpuDeviceImpl::send_verdict(std::uint32_t unit, FaultKind kind, std::uint64
   // Its number may be somebody else's by now if it has ended.
   if (has_ended(process_.pidfd)) return false;
   return raw_syscall(SYS_tgkill, process_.pid, state.thread_id.load(std::memory_order_relaxed), kAbortSignal) == 0;
-}
-
-int CpuDeviceImpl::fail(const DeviceFault& fault, FaultKind kind) noexcept {
-  // An access of the control thread would be a bug of the firmware; there is nobody to tell.
-  if (fault.requester >= unit_count_) return -EINVAL;
-  std::uint64_t address = fault.address;
-  const std::uint64_t exact = fault_address_[fault.requester];
-  if (exact / window::kPageSize == address / window::kPageSize) address = exact;
-  send_verdict(fault.requester, kind, address, fault_group_[fault.requester]);
-  return 0;
 }
 
 // --- loss
@@ -304,47 +234,6 @@ void CpuDeviceImpl::on_lost() noexcept {
   wake_completions();
 }
 
-// --- memory shared from birth
-
-Result<void> CpuDeviceImpl::share(Range range) {
-  std::scoped_lock lock(host_->mutex);
-  if (int error = mmu_.unregister(range); error != 0) {
-    return fail_errno("sharing memory with the device (UFFDIO_UNREGISTER)", -error);
-  }
-  auto& shared = host_->shared;
-  auto next = std::lower_bound(shared.begin(), shared.end(), range.start,
-                               [](const Range& left, std::uint64_t start) { return left.start < start; });
-  if (next != shared.begin() && std::prev(next)->end() >= range.start) {
-    --next;
-    next->size = std::max(next->end(), range.end()) - next->start;
-  } else {
-    next = shared.insert(next, range);
-  }
-  while (std::next(next) != shared.end() && std::next(next)->start <= next->end()) {
-    next->size = std::max(next->end(), std::next(next)->end()) - next->start;
-    shared.erase(std::next(next));
-  }
-  return {};
-}
-
-Result<void> CpuDeviceImpl::unshare(Range range) {
-  std::scoped_lock lock(host_->mutex);
-  if (int error = mmu_.register_again(range); error != 0) {
-    return fail_errno("taking shared memory back from the device (UFFDIO_REGISTER)", -error);
-  }
-  std::vector<Range> left;
-  for (const Range& old : host_->shared) {
-    if (old.start < range.start) left.push_back({old.start, std::min(old.end(), range.start) - old.start});
-    if (old.end() > range.end()) {
-      const std::uint64_t start = std::max(old.start, range.end());
-      left.push_back({start, old.end() - start});
-    }
-  }
-  host_->shared = std::move(left);
-  if (int error = mmu_.unmap(range); error != 0) return fail_errno("freeing device memory", -error);
-  return {};
-}
-
 // --- fork
 
 void CpuDeviceImpl::before_fork() noexcept {
@@ -363,11 +252,9 @@ void CpuDeviceImpl::after_fork_in_child() noexcept {
   forked_.store(true);
   lost_.store(true);
   // Only descriptors: nothing here may reach D.
-  mmu_.set_uffd(-1);
+  disown_process();
   process_ = {};
   host_->former = {};
-  memory_.reset();
-  mmu_.set_memory(-1);
   after_fork_in_parent();
 }
 

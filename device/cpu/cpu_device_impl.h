@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one implementation of CpuDevice. The object itself lies in the window's firmware region, which is private memory
-// of the application in A: the mirror's pinned service thread may touch it. What only application threads need, and may
-// thus lie in memory that migrates, is in HostState.
+// What every CpuDevice is made of, whatever address space its units run in: the process, queues, signals and window
+// memory. What a mirror's pinned threads touch lies in the object; what only application threads need, and may thus lie
+// in memory that migrates, in HostState.
 #pragma once
 
 #include <array>
@@ -14,45 +14,25 @@
 
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/device_process.h"
-#include "device/cpu/mmu.h"
 #include "device/cpu/range_allocator.h"
 #include "device/cpu/window_heap.h"
 
 namespace mirrorcl::device {
 
-class CpuDeviceImpl final : public CpuDevice {
+class CpuDeviceImpl : public CpuDevice {
  public:
   explicit CpuDeviceImpl(const CpuDeviceOptions& options);
   ~CpuDeviceImpl() override;
-  static void* operator new(std::size_t size);
-  static void operator delete(void* memory) noexcept;
-
-  // First start: creates device memory and D.
-  Result<void> initialize();
 
   // --- mirror::DeviceOperations; the service thread
-  mirror::DeviceCapabilities capabilities() const noexcept override;
-  int memory_fd() const noexcept override { return memory_.get(); }
-  int fault_fd() const noexcept override { return mmu_.uffd(); }
-  int next_faults(std::span<mirror::DeviceFault> faults) noexcept override;
   int lost_fd() const noexcept override { return process_.pidfd.get(); }
   void on_lost() noexcept override;
-  int copy_in(mirror::Range range, const void* source) noexcept override { return mmu_.copy_in(range, source); }
-  int zero_fill(mirror::Range range) noexcept override { return mmu_.zero_fill(range); }
-  int copy_out(mirror::Range range, void* destination) noexcept override { return mmu_.copy_out(range, destination); }
-  int map(mirror::Range range, mirror::Access access) noexcept override { return mmu_.map(range, access); }
-  int protect(mirror::Range range, mirror::Access access) noexcept override { return mmu_.protect(range, access); }
-  int unmap(mirror::Range range) noexcept override { return mmu_.unmap(range); }
-  int replay(mirror::Range range) noexcept override { return mmu_.replay(range); }
-  int fail(const mirror::DeviceFault& fault, FaultKind kind) noexcept override;
 
   // --- application threads
   Result<void> restart() override;
   bool lost() const noexcept override { return lost_.load(std::memory_order_acquire); }
   std::uint32_t compute_units() const noexcept override { return unit_count_; }
   int process_id() const noexcept override { return process_.pid; }
-  Result<void> share(mirror::Range range) override;
-  Result<void> unshare(mirror::Range range) override;
   Result<Queue*> create_queue() override;
   void destroy_queue(Queue* queue) noexcept override;
   bool submit(Queue* queue, const Packet& packet) noexcept override;
@@ -72,16 +52,26 @@ class CpuDeviceImpl final : public CpuDevice {
   // --- fork (fork_handlers.cpp keeps the order)
   void before_fork() noexcept;
   void after_fork_in_parent() noexcept;
-  void after_fork_in_child() noexcept;
+  virtual void after_fork_in_child() noexcept;
 
- private:
+ protected:
+  // The window is laid out for one device per process: the right to be it. False if another one has it.
+  static bool claim_window() noexcept;
+  static void release_window() noexcept;
+
+  // Empties the window of a former device's queues, signals and code, and starts the first process.
+  Result<void> start_first_process();
+  // Ends the process and everything that waits for it. For destructors.
+  void shut_down() noexcept;
+  bool send_verdict(std::uint32_t unit, FaultKind kind, std::uint64_t address, std::uint32_t group) noexcept;
+
   struct HostState {
     std::string firmware;
     std::uint64_t memory_size = 0;
     std::unordered_map<std::string, std::uint64_t> symbols;
 
     std::mutex mutex;                   // guards what follows
-    std::vector<mirror::Range> shared;  // sorted, neighbours merged
+    std::vector<mirror::Range> shared;  // with MirroredDevice: memory that D never faults on; sorted, neighbours merged
     std::vector<std::uint32_t> free_queues;
     std::vector<std::uint32_t> free_signals;
     std::uint32_t signals_used = 0;  // high-water mark
@@ -93,23 +83,27 @@ class CpuDeviceImpl final : public CpuDevice {
     DeviceProcess former;
   };
 
+  DeviceProcess process_;
+  std::uint32_t unit_count_ = 0;
+  std::uint64_t memory_size_ = 0;
+  std::atomic<bool> forked_{false};  // in the child of a fork: there is no device
+  std::unique_ptr<HostState> host_;
+
+ private:
+  // Starts the firmware; the control block is prepared.
+  virtual Result<DeviceProcess> launch() = 0;
+  // process_ is a new process, whose units do not take packets yet.
+  virtual Result<void> adopt_process() = 0;
+  // No process is there any more.
+  virtual void disown_process() noexcept = 0;
+
   void prepare_control_block() noexcept;
   Result<void> start_process();
   void fail_packets(Queue* queue) noexcept;
   void ring() noexcept;
-  bool send_verdict(std::uint32_t unit, FaultKind kind, std::uint64_t address, std::uint32_t group) noexcept;
 
-  UniqueFd memory_;
-  Mmu mmu_{-1};
-  DeviceProcess process_;
-  std::uint32_t unit_count_ = 0;
   std::uint32_t spin_ns_ = 0;
   std::uint32_t max_spinning_ = 0;
-  std::uint64_t memory_size_ = 0;
-  std::array<std::uint64_t, window::kMaxUnits> fault_address_{};  // exact address of each unit's last fault
-  std::array<std::uint32_t, window::kMaxUnits> fault_group_{};    // and the work-group execution that made it
-  std::atomic<bool> forked_{false};                               // in the child of a fork: there is no device
-  std::unique_ptr<HostState> host_;
   // Each queue's read_index when it was last looked at, so that a submission leaves the units' cache line alone unless
   // the queue seems full. Locking: the queue's owner's.
   struct alignas(64) ReadIndex {

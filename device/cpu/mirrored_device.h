@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU device whose process has an address space of its own, which a mirror keeps equal to the application's: D's
+// page tables are driven from here through its userfaultfd and the device memory file. The object lies in the window's
+// firmware region, which is private memory of the application in A: the mirror's pinned service thread may touch it.
+#pragma once
+
+#include <array>
+#include <new>
+#include <span>
+
+#include "device/cpu/cpu_device_impl.h"
+#include "device/cpu/mmu.h"
+
+namespace mirrorcl::device {
+
+class MirroredDevice final : public CpuDeviceImpl {
+ public:
+  explicit MirroredDevice(const CpuDeviceOptions& options);
+  ~MirroredDevice() override;
+  // Null if another device has the window.
+  static void* operator new(std::size_t size, const std::nothrow_t&) noexcept;
+  static void operator delete(void* memory) noexcept;
+
+  // First start: creates device memory and D.
+  Result<void> initialize();
+
+  // --- mirror::DeviceOperations; the service thread
+  mirror::DeviceCapabilities capabilities() const noexcept override;
+  int memory_fd() const noexcept override { return memory_.get(); }
+  int fault_fd() const noexcept override { return mmu_.uffd(); }
+  int next_faults(std::span<mirror::DeviceFault> faults) noexcept override;
+  int copy_in(mirror::Range range, const void* source) noexcept override { return mmu_.copy_in(range, source); }
+  int zero_fill(mirror::Range range) noexcept override { return mmu_.zero_fill(range); }
+  int copy_out(mirror::Range range, void* destination) noexcept override { return mmu_.copy_out(range, destination); }
+  int map(mirror::Range range, mirror::Access access) noexcept override { return mmu_.map(range, access); }
+  int protect(mirror::Range range, mirror::Access access) noexcept override { return mmu_.protect(range, access); }
+  int unmap(mirror::Range range) noexcept override { return mmu_.unmap(range); }
+  int replay(mirror::Range range) noexcept override { return mmu_.replay(range); }
+  int fail(const mirror::DeviceFault& fault, FaultKind kind) noexcept override;
+
+  // --- application threads
+  Result<void> share(mirror::Range range) override;
+  Result<void> unshare(mirror::Range range) override;
+  void after_fork_in_child() noexcept override;
+
+ private:
+  Result<DeviceProcess> launch() override;
+  Result<void> adopt_process() override;
+  void disown_process() noexcept override;
+
+  UniqueFd memory_;
+  Mmu mmu_{-1};
+  std::array<std::uint64_t, window::kMaxUnits> fault_address_{};  // exact address of each unit's last fault
+  std::array<std::uint32_t, window::kMaxUnits> fault_group_{};    // and the work-group execution that made it
+};
+
+}  // namespace mirrorcl::device
