@@ -18,7 +18,7 @@ bool operator==(const Policy& a, const Policy& b) noexcept {
 
 // --- lists of uids
 
-PolicyTable::Index PolicyTable::Lists::add(std::span<const std::uint32_t> uids) noexcept {
+PolicyTable::Index PolicyTable::Lists::add(std::span<const Uid> uids) noexcept {
   assert(!uids.empty());
   unsigned order = std::max(kSmallest, static_cast<unsigned>(std::bit_width(uids.size() + 1)));
   if (order > kLargest) return 0;
@@ -60,7 +60,7 @@ void PolicyTable::Lists::release(Index list) noexcept {
   }
 }
 
-std::span<const std::uint32_t> PolicyTable::Lists::get(Index list) const noexcept {
+std::span<const Uid> PolicyTable::Lists::get(Index list) const noexcept {
   if (list == 0) return {};
   return {words + list + 2, words[list + 1]};
 }
@@ -378,7 +378,7 @@ int PolicyTable::change(AddressRange range, const PolicyChange& change) noexcept
     done = node.range.end;
   });
   more += done < range.end ? 1 : 0;
-  auto make_list = [&](const std::optional<std::span<const std::uint32_t>>& uids, bool* no_room) -> Index {
+  auto make_list = [&](const std::optional<std::span<const Uid>>& uids, bool* no_room) -> Index {
     if (!uids || uids->empty()) return 0;
     Index list = lists_.add(*uids);
     *no_room |= list == 0;
@@ -425,8 +425,7 @@ void PolicyTable::drop(AddressRange range) noexcept {
   unlock();
 }
 
-void PolicyTable::for_each(AddressRange range,
-                           const std::function<void(AddressRange, const Policy&)>& visit) noexcept {
+void PolicyTable::for_each(AddressRange range, const std::function<void(AddressRange, const Policy&)>& visit) noexcept {
   lock();
   visit_nodes(root_.load(std::memory_order_relaxed), range,
               [&](const Node& node) { visit(node.range, policy_of(node)); });
@@ -494,8 +493,8 @@ PolicyReader::~PolicyReader() {
 PolicyReader::Found PolicyReader::find(std::uint64_t address) const noexcept {
   AddressRange bounds{0, ~std::uint64_t{0}};
   // First the notes, then the tree: what is no longer noted has been applied.
-  bool dropped = table_.drop_all_done_.load(std::memory_order_acquire) !=
-                 table_.drop_all_wanted_.load(std::memory_order_acquire);
+  bool dropped =
+      table_.drop_all_done_.load(std::memory_order_acquire) != table_.drop_all_wanted_.load(std::memory_order_acquire);
   std::uint64_t head = table_.pending_head_.load(std::memory_order_acquire);
   std::uint64_t tail = table_.pending_tail_.load(std::memory_order_acquire);
   for (; head != tail; ++head) {
@@ -520,8 +519,7 @@ PolicyReader::Found PolicyReader::find(std::uint64_t address) const noexcept {
       bounds.start = std::max(bounds.start, node.range.end);
       index = node.right;
     } else {
-      return {{std::max(bounds.start, node.range.start), std::min(bounds.end, node.range.end)},
-              table_.policy_of(node)};
+      return {{std::max(bounds.start, node.range.start), std::min(bounds.end, node.range.end)}, table_.policy_of(node)};
     }
   }
   return {bounds, {}};

@@ -26,6 +26,8 @@
 
 #include "base/futex_lock.h"
 #include "base/result.h"
+#include "hms/api.h"
+#include "hms/topology.h"
 
 namespace mirrorcl::hms {
 
@@ -39,28 +41,24 @@ struct AddressRange {
   constexpr bool operator==(const AddressRange&) const = default;
 };
 
-inline constexpr std::uint32_t kNoTarget = 0xffff'ffff;
-
 // Uids name objects of the topology. The spans point into the table.
 struct Policy {
-  std::span<const std::uint32_t> bind;         // targets that memory must come from, in order; empty: not bound
-  std::uint32_t preferred = kNoTarget;         // target where memory should live as long as it has room
-  std::span<const std::uint32_t> accessed_by;  // initiators that should have the memory mapped wherever it lives
-  bool read_mostly = false;                    // readers get copies of their own
+  std::span<const Uid> bind;         // targets that memory must come from, in order; empty: not bound
+  Uid preferred = kNoUid;            // target where memory should live as long as it has room
+  std::span<const Uid> accessed_by;  // initiators that should have the memory mapped wherever it lives
+  bool read_mostly = false;          // readers get copies of their own
 
-  bool empty() const noexcept {
-    return bind.empty() && preferred == kNoTarget && accessed_by.empty() && !read_mostly;
-  }
+  bool empty() const noexcept { return bind.empty() && preferred == kNoUid && accessed_by.empty() && !read_mostly; }
 };
 
 // Equal in content.
-bool operator==(const Policy& a, const Policy& b) noexcept;
+HMS_API bool operator==(const Policy& a, const Policy& b) noexcept;
 
 // What a change does to the policy of a range. Members without a value stay as they are.
 struct PolicyChange {
-  std::optional<std::span<const std::uint32_t>> bind;  // replaces the list; empty unbinds
-  std::optional<std::uint32_t> preferred;              // kNoTarget: none
-  std::optional<std::span<const std::uint32_t>> accessed_by;
+  std::optional<std::span<const Uid>> bind;  // replaces the list; empty unbinds
+  std::optional<Uid> preferred;              // kNoUid: none
+  std::optional<std::span<const Uid>> accessed_by;
   std::optional<bool> read_mostly;
 };
 
@@ -69,7 +67,7 @@ struct PolicyLimits {
   std::uint32_t list_words = 65'536;  // room for lists of uids, 4 bytes each
 };
 
-class PolicyTable {
+class HMS_API PolicyTable {
  public:
   struct Deleter {
     std::pmr::memory_resource* memory;
@@ -86,8 +84,8 @@ class PolicyTable {
   // Changes the policy of every page of `range` (page aligned, not empty). 0, or -ENOMEM with nothing changed when the
   // limits are reached.
   int change(AddressRange range, const PolicyChange& change) noexcept;
-  // Takes all policy from `range`. Never fails: if there is no room for one more range when `range` lies inside another,
-  // the whole of that is dropped.
+  // Takes all policy from `range`. Never fails: if there is no room for one more range when `range` lies inside
+  // another, the whole of that is dropped.
   void drop(AddressRange range) noexcept;
 
   // Calls `visit` for every range with a policy that meets `range`, in order of address, with the whole range of that
@@ -97,17 +95,17 @@ class PolicyTable {
 
   // --- The notifier. Locking: one thread at a time, which holds no PolicyReader; never waits for the lock.
 
-  // `range` has been unmapped or moved away: it has no policy any more. From its return on no lookup finds one there, until
-  // somebody sets it anew. If an application thread is stopped within a change while kPendingDrops bound ranges are
-  // unmapped, all policies are dropped; dropped_all() counts that.
+  // `range` has been unmapped or moved away: it has no policy any more. From its return on no lookup finds one there,
+  // until somebody sets it anew. If an application thread is stopped within a change while kPendingDrops bound ranges
+  // are unmapped, all policies are dropped; dropped_all() counts that.
   void drop_unmapped(AddressRange range) noexcept;
   std::uint64_t dropped_all() const noexcept { return drop_all_wanted_.load(std::memory_order_relaxed); }
 
   static constexpr std::uint32_t kPendingDrops = 256;
 
  private:
-  // A change copies the paths to both ends of its range, a few times the tree's depth (50 is beyond all likelihood for a
-  // treap of 16,384 nodes).
+  // A change copies the paths to both ends of its range, a few times the tree's depth (50 is beyond all likelihood for
+  // a treap of 16,384 nodes).
   static constexpr std::uint32_t kPathReserve = 1024;
   // Ranges that only drop() may add, when it cuts one in two.
   static constexpr std::uint32_t kDropReserve = 1024;
@@ -126,7 +124,7 @@ class PolicyTable {
     std::uint32_t priority = 0;  // a parent's is not less than its children's
     Index bind = 0;
     Index accessed_by = 0;
-    std::uint32_t preferred = kNoTarget;
+    Uid preferred = kNoUid;
     bool read_mostly = false;
   };
 
@@ -139,14 +137,14 @@ class PolicyTable {
     static constexpr std::uint32_t kReferencesMask = (1U << kOrderShift) - 1;
     std::uint32_t* words = nullptr;
     std::uint32_t size = 0;
-    std::uint32_t used = 1;   // words handed out so far; pieces are not joined again until all lists are gone
+    std::uint32_t used = 1;  // words handed out so far; pieces are not joined again until all lists are gone
     std::uint32_t lists = 0;
     Index free[kLargest + 1] = {};
 
-    Index add(std::span<const std::uint32_t> uids) noexcept;  // 0: no room
+    Index add(std::span<const Uid> uids) noexcept;  // 0: no room
     void keep(Index list) noexcept;
     void release(Index list) noexcept;
-    std::span<const std::uint32_t> get(Index list) const noexcept;
+    std::span<const Uid> get(Index list) const noexcept;
   };
 
   struct Drop {
@@ -202,10 +200,10 @@ class PolicyTable {
   std::atomic<std::uint64_t> drop_all_done_{0};
 };
 
-// Looks policies up, without a lock. What find() returns stays valid as long as the reader lives; let it live shortly, for
-// changes wait for it. Locking: pinned threads only. An application thread in its place could be stopped by a page
+// Looks policies up, without a lock. What find() returns stays valid as long as the reader lives; let it live shortly,
+// for changes wait for it. Locking: pinned threads only. An application thread in its place could be stopped by a page
 // fault, and everybody who changes policies with it.
-class PolicyReader {
+class HMS_API PolicyReader {
  public:
   explicit PolicyReader(const PolicyTable& table) noexcept;
   ~PolicyReader();

@@ -122,7 +122,7 @@ TEST(PolicyTable, ChangesOfDifferentKindsAddUp) {
 TEST(PolicyTable, TakingBackTheLastWishRemovesTheRange) {
   auto table = make_table();
   ASSERT_EQ(table->change(pages(0, 4), prefer(5)), 0);
-  ASSERT_EQ(table->change(pages(0, 4), prefer(kNoTarget)), 0);
+  ASSERT_EQ(table->change(pages(0, 4), prefer(kNoUid)), 0);
   EXPECT_EQ(table->range_count(), 0U);
 }
 
@@ -184,7 +184,7 @@ TEST(PolicyTable, ListsThatDoNotFitAreRefusedWhole) {
 // One policy per page, as simple as can be.
 class NaiveTable {
  public:
-  explicit NaiveTable(std::size_t size) : pages_(size, Entry{{}, {}, kNoTarget, {}, false}) {}
+  explicit NaiveTable(std::size_t size) : pages_(size, Entry{{}, {}, kNoUid, {}, false}) {}
 
   void change(std::size_t first, std::size_t count, const PolicyChange& change) {
     for (std::size_t page = first; page < first + count; ++page) {
@@ -196,14 +196,14 @@ class NaiveTable {
     }
   }
   void drop(std::size_t first, std::size_t count) {
-    std::fill_n(pages_.begin() + static_cast<std::ptrdiff_t>(first), count, Entry{{}, {}, kNoTarget, {}, false});
+    std::fill_n(pages_.begin() + static_cast<std::ptrdiff_t>(first), count, Entry{{}, {}, kNoUid, {}, false});
   }
   // Maximal runs of pages with equal policies.
   std::vector<Entry> contents() const {
     std::vector<Entry> entries;
     for (std::size_t page = 0; page < pages_.size(); ++page) {
       Entry here = pages_[page];
-      if (here.bind.empty() && here.preferred == kNoTarget && here.accessed_by.empty() && !here.read_mostly) continue;
+      if (here.bind.empty() && here.preferred == kNoUid && here.accessed_by.empty() && !here.read_mostly) continue;
       here.range = pages(page, 1);
       if (!entries.empty() && entries.back().range.end == here.range.start) {
         Entry joined = entries.back();
@@ -250,7 +250,7 @@ TEST(PolicyTable, EqualsANaiveModelUnderRandomChanges) {
         naive.drop(first, count);
         break;
       case 2:
-        change.preferred = random() % 3 == 0 ? kNoTarget : small(random);
+        change.preferred = random() % 3 == 0 ? kNoUid : small(random);
         break;
       case 3:
         change.accessed_by = list;
