@@ -259,27 +259,16 @@ class PathFinder {
       : topology_(topology), from_(from), to_(to), limit_(limit), visited_(topology.links().size()) {}
 
   std::vector<Path> find() {
-    const auto& firsts = topology_.adjacency().links_of_initiator[*topology_.position(from_)];
-    for (const auto position : firsts) {
-      const Link& link = topology_.links()[position];
-      if (link.known() && !(link.merged && ends_at(link) && outdone(link, firsts))) visit(position, {}, 0);
+    for (const auto position : topology_.adjacency().links_of_initiator[*topology_.position(from_)]) {
+      if (topology_.links()[position].known()) visit(position, {}, 0);
     }
+    drop_outdone();
     return std::move(found_);
   }
 
  private:
   bool ends_at(const Link& link) const {
     return link.uid == to_ || contains(link.targets, to_) || contains(link.initiators, to_);
-  }
-
-  // Another link that joins the two describes the pair better than this one of merged cells.
-  bool outdone(const Link& link, const std::vector<std::uint32_t>& firsts) const {
-    const auto way = [](const Link& l) { return way_over(0, l.properties, l.coherent, l.atomic, Direction::kBoth); };
-    return std::any_of(firsts.begin(), firsts.end(), [&](std::uint32_t position) {
-      const Link& other = topology_.links()[position];
-      return other.uid != link.uid && other.known() && ends_at(other) && dominates(way(other), way(link)) &&
-             !(dominates(way(link), way(other)) && link.uid < other.uid);
-    });
   }
 
   void visit(std::uint32_t position, const Path& before, std::size_t bridges) {
@@ -296,6 +285,26 @@ class PathFinder {
       visit(crossing.link, extended(path, bridge), bridges + 1);
     }
     visited_[position] = false;
+  }
+
+  // A path that ends on a link of merged cells is not one if another describes the pair better (see Link::merged).
+  void drop_outdone() {
+    const auto way = [](const Path& path) {
+      Way result = way_over(0, path.figures.properties, path.figures.coherent, path.figures.atomic, Direction::kBoth);
+      result.bridges = static_cast<std::uint32_t>(path.hops.size() / 2);
+      return result;
+    };
+    std::vector<bool> outdone(found_.size());
+    for (std::size_t i = 0; i < found_.size(); ++i) {
+      if (!topology_.link(found_[i].hops.back())->merged) continue;
+      for (std::size_t j = 0; j < found_.size() && !outdone[i]; ++j) {
+        const bool better = dominates(way(found_[j]), way(found_[i]));
+        const bool equal = better && dominates(way(found_[i]), way(found_[j]));
+        outdone[i] = j != i && better && !(equal && i < j);
+      }
+    }
+    std::size_t position = 0;
+    std::erase_if(found_, [&](const Path&) { return outdone[position++]; });
   }
 
   template <typename Hop>

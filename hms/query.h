@@ -34,7 +34,7 @@ enum class Locality : std::uint8_t {
 };
 
 struct Query {
-  std::vector<Uid> initiators;  // a target counts only if all of them reach it, with the worst of their figures
+  std::vector<Uid> initiators = {};  // a target counts only if all of them reach it, with the worst of their figures
   Rank rank = Rank::kBandwidth;
   Direction direction = Direction::kBoth;
   std::uint64_t min_free = 0;    // bytes; leaves out targets known to have less free
