@@ -154,6 +154,7 @@ std::int32_t CpuDeviceImpl::wait(Signal* signal, std::int64_t timeout_ns) noexce
         if (status <= kStatusComplete) return status;
         cpu_relax();
       }
+      raw_syscall(SYS_sched_yield);  // the unit may have been woken on this very CPU
     } while (now_ns() < spin_end);
   }
   signal->waiters.fetch_add(1, std::memory_order_seq_cst);

@@ -111,6 +111,7 @@ void idle(Unit* unit) noexcept {
         }
         cpu_relax();
       }
+      raw_syscall(SYS_sched_yield);  // the thread that would submit may wait for this very CPU
     } while (now_ns() < end);
   }
   control.sleeping_units.fetch_add(1, std::memory_order_seq_cst);
