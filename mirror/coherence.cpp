@@ -64,7 +64,7 @@ Outcome Migrator::make_coherent(Block& block, unsigned page) noexcept {
   // What is still with the host goes to device memory first.
   PageMask host = wanted & block.on_host();
   for (PageRun run = host.next_run(0); run.count != 0; run = host.next_run(run.end())) {
-    Verdict verdict = move_in(block, run);
+    Verdict verdict = move_in(block, run, run.contains(page) ? page : run.first);
     if (verdict.outcome != Outcome::kDone) return verdict.outcome;
   }
   wanted &= block.device();

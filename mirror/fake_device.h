@@ -61,7 +61,7 @@ class FakeDevice final : public DeviceOperations {
   void answer_again(int count) { agains_ = count; }
 
   // --- the mirror's side
-  DeviceCapabilities capabilities() const noexcept override { return {true, true, std::uint64_t{1} << 40}; }
+  DeviceCapabilities capabilities() const noexcept override { return {true, true, false, std::uint64_t{1} << 40}; }
   int memory_fd() const noexcept override { return memory_.get(); }
   int fault_fd() const noexcept override { return fault_event_.get(); }
   int next_faults(std::span<DeviceFault> faults) noexcept override;

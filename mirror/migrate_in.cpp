@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include <atomic>
+
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
@@ -89,9 +91,13 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
 // Maps `range` for the device, which lets the access that is being served go on. Counted before, so that whoever waits
 // for the device sees it.
 void Migrator::grant(Range range, Access access) noexcept {
+  count_replay();
+  on_device([&] { return device_->map(range, access); });
+}
+
+void Migrator::count_replay() noexcept {
   if (replay_uncounted_) counters_.add(&Statistics::replays);
   replay_uncounted_ = false;
-  on_device([&] { return device_->map(range, access); });
 }
 
 Verdict Migrator::register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept {
@@ -156,16 +162,16 @@ Verdict Migrator::migrate_in(Block& block, unsigned page) noexcept {
   PageRun own{page, 1};
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
   own.count = wanted.find_clear(page) - own.first;
-  Verdict verdict = move_in(block, own);
+  Verdict verdict = move_in(block, own, page);
   if (block.state(page) != PageState::kDevice) return verdict.outcome == Outcome::kDone ? kTryAgain : verdict;
   wanted.clear(own);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    if (move_in(block, run).outcome != Outcome::kDone) break;
+    if (move_in(block, run, run.first).outcome != Outcome::kDone) break;
   }
   return kServed;
 }
 
-Verdict Migrator::move_in(Block& block, PageRun run) noexcept {
+Verdict Migrator::move_in(Block& block, PageRun run, unsigned urgent) noexcept {
   if (!host_.can_move()) return copy_in_protected(block, run);
   for (unsigned page = run.first; page < run.end();) {
     PageRun rest{page, run.end() - page};
@@ -182,7 +188,7 @@ Verdict Migrator::move_in(Block& block, PageRun run) noexcept {
     }
     unsigned moved = static_cast<unsigned>(progress.done / kPageSize);
     if (moved != 0) {
-      Verdict verdict = adopt(block, {page, moved}, present, staging);
+      Verdict verdict = adopt(block, {page, moved}, present, staging, urgent);
       if (verdict.outcome != Outcome::kDone) return verdict;
       page += moved;
     }
@@ -230,7 +236,7 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
       PageMask one;
       one.set(0U);
       *served = 1;
-      return adopt(block, {run.first, 1}, one, staging);
+      return adopt(block, {run.first, 1}, one, staging, run.first);
     }
     if (progress.error != -EBUSY) return kTryAgain;
     log_warning("{:#x} is pinned for input or output by the kernel and cannot move; the device gets a read-only copy",
@@ -241,7 +247,7 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
   if (error == -EINVAL && same_mapping.count < run.count) {
     // The run crosses into another mapping, which MOVE refuses as a whole.
     *served = same_mapping.count;
-    return move_in(block, same_mapping);
+    return move_in(block, same_mapping, same_mapping.first);
   }
   if (error == -EINVAL) {
     // Locked or executable memory.
@@ -253,33 +259,75 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
   return failed(FaultKind::kUnmappable);
 }
 
-// `run`'s pages are out of the application and lie at `staging` where `present` (relative to the run) says so.
-Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging) noexcept {
-  Range range = block.range(run);
-  int error = 0;
-  std::uint64_t copied = 0;
-  for (PageRun part = present.next_run(0); part.count != 0 && error == 0; part = present.next_run(part.end())) {
-    std::uint64_t offset = part.first * kPageSize;
-    error = on_device([&] {
-      return device_->copy_in({range.start + offset, part.count * kPageSize},
-                              reinterpret_cast<const void*>(staging + offset));
-    });
-    copied += part.count;
+// `run`'s pages are out of the application and lie at `staging` where `present` (relative to the run) says so. The
+// device may use each page as soon as it is copied: until this returns nobody else asks where it is.
+Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
+                        unsigned urgent) noexcept {
+  if (!run.contains(urgent)) urgent = run.first;
+  count_replay();
+  PageMask contents;  // pages of the block to be copied
+  for (PageRun part = present.next_run(0); part.count != 0; part = present.next_run(part.end())) {
+    contents.set(PageRun{run.first + part.first, part.count});
   }
-  if (error == 0 && copied < run.count) error = on_device([&] { return device_->zero_fill(range); });
-  if (error != 0) {
-    on_device([&] { return device_->unmap(range); });
-    put_back(range, staging);
-    log_warning("device memory refused {} bytes at {:#x}: error {}", range.size, range.start, -error);
-    return failed(FaultKind::kOutOfMemory);
+  const PageMask holes = PageMask(run) & ~contents;
+  // Counted before the device goes on, so that whoever waits for the device sees it.
+  const auto count = [&](std::uint64_t pages, std::uint64_t zeros) {
+    counters_.add(&Statistics::pages_to_device, pages);
+    counters_.add(&Statistics::bytes_to_device, pages * kPageSize);
+    counters_.add(&Statistics::pages_zero_filled, zeros);
+  };
+  const std::uint64_t promised = contents.count();
+  count(promised, run.count - promised);
+  PageMask copied;
+  std::atomic<int> error{0};
+  const auto copy = [&](PageRun part) {
+    const PageMask wanted = contents & PageMask(part);
+    for (PageRun piece = wanted.next_run(part.first); piece.count != 0; piece = wanted.next_run(piece.end())) {
+      const auto* source = reinterpret_cast<const void*>(staging + (piece.first - run.first) * kPageSize);
+      const Progress progress = device_->copy_in_mapped(block.range(piece), source, Access::kReadWrite);
+      copied.set(PageRun{piece.first, static_cast<unsigned>(progress.done / kPageSize)});
+      if (progress.error != 0) {
+        error.store(progress.error, std::memory_order_relaxed);
+        return;
+      }
+    }
+  };
+  if (device_->capabilities().parallel_copies) {
+    copy_in_parts(run, urgent, copy);
+  } else {
+    copy(run);
   }
-  block.host_to_device(run);
+  while (error.load(std::memory_order_relaxed) == -EAGAIN) {
+    counters_.add(&Statistics::retries);
+    events_.read_pending();
+    error.store(0, std::memory_order_relaxed);
+    contents &= ~copied;
+    copy(run);
+  }
+  int failure = error.load(std::memory_order_relaxed);
+  PageMask taken = copied;
+  for (PageRun part = holes.next_run(0); part.count != 0 && failure == 0; part = holes.next_run(part.end())) {
+    const Range range = block.range(part);
+    failure = on_device([&] { return device_->zero_fill(range); });
+    if (failure == 0) failure = on_device([&] { return device_->map(range, Access::kReadWrite); });
+    if (failure == 0) taken.set(part);
+  }
+  for (PageRun part = taken.next_run(0); part.count != 0; part = taken.next_run(part.end())) {
+    block.host_to_device(part);
+  }
   block.granted_ns = now_ns();
-  counters_.add(&Statistics::pages_to_device, copied);
-  counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
-  counters_.add(&Statistics::pages_zero_filled, run.count - copied);
-  grant(range, Access::kReadWrite);
-  return kServed;
+  if (failure == 0) return kServed;
+
+  const std::uint64_t done = copied.count();
+  count(done - promised, taken.count() - done - (run.count - promised));  // modulo 2^64: takes back
+  const PageMask refused = PageMask(run) & ~taken;
+  for (PageRun part = refused.next_run(0); part.count != 0; part = refused.next_run(part.end())) {
+    on_device([&] { return device_->unmap(block.range(part)); });
+    put_back(block.range(part), staging + (part.first - run.first) * kPageSize);
+  }
+  log_warning("device memory refused {} of {} bytes at {:#x}: error {}", refused.count() * kPageSize,
+              run.count * kPageSize, block.range(run).start, -failure);
+  return failed(FaultKind::kOutOfMemory);
 }
 
 // For kernels without MOVE and for memory that it refuses: stop writers, copy, drop.

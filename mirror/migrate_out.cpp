@@ -106,21 +106,44 @@ Outcome Migrator::bring_region_home(Block& block, unsigned page) noexcept {
   PageRun own{page, 1};
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
   own.count = wanted.find_clear(page) - own.first;
-  Outcome outcome = move_out(block, own);
+  Outcome outcome = move_out(block, own, page);
   if (block.device().test(page)) return outcome == Outcome::kDone ? Outcome::kAgain : outcome;
   wanted.clear(own);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    if (move_out(block, run) != Outcome::kDone) break;
+    if (move_out(block, run, run.first) != Outcome::kDone) break;
   }
   return Outcome::kDone;
 }
 
+// Copies `source` to missing pages of the application without waking anybody. Pages that need none are skipped, and
+// count as done.
+Progress Migrator::copy_home(Range range, const char* source) noexcept {
+  std::uint64_t done = 0;
+  for (bool page_by_page = false; done < range.size;) {
+    const std::uint64_t size = page_by_page ? kPageSize : range.size - done;
+    const auto progress =
+        host_.copy({range.start + done, size}, reinterpret_cast<std::uint64_t>(source) + done, Userfaultfd::Wake::kNo);
+    done += progress.done;
+    if (progress.error == 0) continue;
+    if (progress.error == -EAGAIN) return {done, -EAGAIN};
+    if (progress.error == -ENOENT && size > kPageSize && progress.done == 0) {
+      page_by_page = true;  // the range crosses into another mapping, and is refused as a whole
+      continue;
+    }
+    // EEXIST: the host has a page there; it is newer than ours. Anything else: the mapping is gone, its event is on the
+    // way.
+    if (progress.error != -EEXIST) log_debug("{:#x} cannot come home: error {}", range.start + done, -progress.error);
+    done += kPageSize;
+  }
+  return {range.size, 0};
+}
+
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
-Outcome Migrator::move_out(Block& block, PageRun run) noexcept {
-  Range whole = block.range(run);
+Outcome Migrator::move_out(Block& block, PageRun run, unsigned urgent) noexcept {
+  const Range whole = block.range(run);
   // Device writers wait from here until the pages have left; their faults are served afterwards.
   on_device([&] { return device_->protect(whole, Access::kRead); });
-  const void* source = run.count >= kViewPages ? view(whole) : nullptr;
+  const auto* source = run.count >= kViewPages ? static_cast<const char*>(view(whole)) : nullptr;
   if (source == nullptr) {
     if (int error = on_device([&] { return device_->copy_out(whole, bounce_); }); error != 0) {
       log_error("device memory at {:#x} cannot be read: error {}", whole.start, -error);
@@ -129,56 +152,28 @@ Outcome Migrator::move_out(Block& block, PageRun run) noexcept {
     source = bounce_;
   }
 
-  unsigned home = 0;  // pages of the run
-  std::uint64_t copied = 0;
-  Outcome outcome = Outcome::kDone;
-  while (home < run.count) {
-    Range rest = block.range(PageRun{run.first + home, run.count - home});
-    auto progress =
-        host_.copy(rest, reinterpret_cast<std::uint64_t>(source) + home * kPageSize, Userfaultfd::Wake::kNo);
-    home += static_cast<unsigned>(progress.done / kPageSize);
-    copied += progress.done;
-    if (progress.error == 0) break;
-    if (progress.error == -EAGAIN) {
-      counters_.add(&Statistics::retries);
-      outcome = Outcome::kAgain;
-      break;
-    }
-    Range page = block.range(PageRun{run.first + home, 1});
-    if (progress.error == -ENOENT && progress.done == 0 && rest.size > kPageSize) {
-      // The run crosses into another mapping, which is refused as a whole: this page on its own.
-      progress = host_.copy(page, reinterpret_cast<std::uint64_t>(source) + home * kPageSize, Userfaultfd::Wake::kNo);
-      if (progress.error == 0) {
-        ++home;
-        copied += kPageSize;
-        continue;
-      }
-      if (progress.error == -EAGAIN) {
-        outcome = Outcome::kAgain;
-        break;
-      }
-    }
-    // EEXIST: the host has a page there; it is newer than ours. Anything else: the mapping is gone, its event is on the
-    // way.
-    if (progress.error != -EEXIST) log_debug("{:#x} cannot come home: error {}", page.start, -progress.error);
-    ++home;
-  }
-  if (home != 0) {
-    PageRun done{run.first, home};
+  PageMask home;
+  copy_in_parts(run, urgent, [&](PageRun part) {
+    const Progress progress = copy_home(block.range(part), source + (part.first - run.first) * kPageSize);
+    home.set(PageRun{part.first, static_cast<unsigned>(progress.done / kPageSize)});
+  });
+  for (PageRun done = home.next_run(0); done.count != 0; done = home.next_run(done.end())) {
     on_device([&] { return device_->unmap(block.range(done)); });
     block.device_to_host(done);
     if (device_->capabilities().memory_cpu_mappable) {
       blocks_.returns_of(block).note(done, to_ms(now_ns()), options_.coherent_window_ms);
     }
-    counters_.add(&Statistics::pages_to_host, copied / kPageSize);
-    counters_.add(&Statistics::bytes_to_host, copied);
+    counters_.add(&Statistics::pages_to_host, done.count);
+    counters_.add(&Statistics::bytes_to_host, done.count * kPageSize);
     host_.wake(block.range(done));
   }
-  if (home < run.count) {
-    PageRun left{run.first + home, run.count - home};
-    on_device([&] { return device_->protect(block.range(left), Access::kReadWrite); });
+  const PageMask left = PageMask(run) & ~home;
+  if (left.none()) return Outcome::kDone;
+  counters_.add(&Statistics::retries);
+  for (PageRun rest = left.next_run(0); rest.count != 0; rest = left.next_run(rest.end())) {
+    on_device([&] { return device_->protect(block.range(rest), Access::kReadWrite); });
   }
-  return outcome;
+  return Outcome::kAgain;
 }
 
 Outcome Migrator::bring_home(Range range) noexcept {
@@ -192,7 +187,7 @@ Outcome Migrator::bring_home(Range range) noexcept {
     }
     PageMask away = block.device() & wanted;
     for (PageRun run = away.next_run(0); run.count != 0 && result == Outcome::kDone; run = away.next_run(run.end())) {
-      result = move_out(block, run);
+      result = move_out(block, run, run.first);
     }
     if (result != Outcome::kDone) return;
     PageMask copies = block.snapshot() & wanted;

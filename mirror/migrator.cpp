@@ -41,11 +41,13 @@ std::uint64_t now_ns() noexcept {
 }
 
 Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent,
-                   Counters& counters, const MirrorOptions& options, std::pmr::memory_resource* memory)
+                   CopyThreads& copiers, Counters& counters, const MirrorOptions& options,
+                   std::pmr::memory_resource* memory)
     : host_(host),
       space_(space),
       events_(events),
       agent_(agent),
+      copiers_(copiers),
       counters_(counters),
       options_(options),
       memory_(memory),

@@ -17,6 +17,7 @@
 #include "device/packet.h"
 #include "mirror/address_space.h"
 #include "mirror/block_table.h"
+#include "mirror/copy_threads.h"
 #include "mirror/counters.h"
 #include "mirror/host_agent.h"
 #include "mirror/host_events.h"
@@ -40,8 +41,8 @@ struct Verdict {
 
 class Migrator {
  public:
-  Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent, Counters& counters,
-           const MirrorOptions& options, std::pmr::memory_resource* memory);
+  Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent,
+           CopyThreads& copiers, Counters& counters, const MirrorOptions& options, std::pmr::memory_resource* memory);
   // Maps what it needs of the window and reads system limits. Before the threads start.
   Result<void> open();
 
@@ -68,19 +69,23 @@ class Migrator {
   // migrate_in.cpp: host to device
   Verdict register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept;
   Verdict migrate_in(Block& block, unsigned page) noexcept;
-  Verdict move_in(Block& block, PageRun run) noexcept;
+  // `urgent`: the page of `run` that is waited for; it is copied first.
+  Verdict move_in(Block& block, PageRun run, unsigned urgent) noexcept;
   Verdict move_in_stubborn(Block& block, PageRun run, int error, unsigned* served) noexcept;
-  Verdict adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging) noexcept;
+  Verdict adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging, unsigned urgent) noexcept;
   Verdict copy_in_protected(Block& block, PageRun run) noexcept;
   Verdict take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
   void grant(Range range, Access access) noexcept;
+  void count_replay() noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
   void drop_snapshot(Block& block, PageRun run) noexcept;
 
   // migrate_out.cpp: device to host
   Outcome bring_region_home(Block& block, unsigned page) noexcept;
-  Outcome move_out(Block& block, PageRun run) noexcept;
+  // `urgent`: the page of `run` that is waited for; it is copied first.
+  Outcome move_out(Block& block, PageRun run, unsigned urgent) noexcept;
+  Progress copy_home(Range range, const char* source) noexcept;
   Outcome show_zeros(Block* block, const HostFault& fault) noexcept;
   bool stop_tracking(Block& block, Range range) noexcept;
 
@@ -94,6 +99,10 @@ class Migrator {
   int replace_mapping(Range range, Backing backing) noexcept;
   void find_thread_control_blocks(Block& block, PageRun run) noexcept;
 
+  // Splits `run` into parts and calls copy(PageRun) for each, on several CPUs if it is large; the part with `urgent`
+  // first. A part's pages share no word of a PageMask with another part's.
+  template <typename Copy>
+  void copy_in_parts(PageRun run, unsigned urgent, Copy copy) noexcept;
   // A's view of device memory, valid until the next call; null if it cannot be mapped.
   const void* view(Range range) noexcept;
   bool discard_is_recent(const Block& block) const noexcept;
@@ -105,6 +114,7 @@ class Migrator {
   const AddressSpace& space_;
   HostEvents& events_;
   HostAgent& agent_;
+  CopyThreads& copiers_;
   Counters& counters_;
   MirrorOptions options_;
   std::pmr::memory_resource* memory_;
@@ -124,6 +134,19 @@ class Migrator {
 std::uint64_t now_ns() noexcept;
 inline std::uint32_t to_ms(std::uint64_t ns) noexcept {
   return static_cast<std::uint32_t>(ns / 1'000'000);
+}
+
+template <typename Copy>
+void Migrator::copy_in_parts(PageRun run, unsigned urgent, Copy copy) noexcept {
+  constexpr unsigned kPartPages = 64;
+  const unsigned first = run.first / kPartPages;
+  const unsigned parts = (run.end() - 1) / kPartPages - first + 1;
+  auto body = [&](unsigned i) {
+    const unsigned start = (first + (urgent / kPartPages - first + i) % parts) * kPartPages;
+    const unsigned begin = std::max(start, run.first);
+    copy(PageRun{begin, std::min(start + kPartPages, run.end()) - begin});
+  };
+  copiers_.run(parts, body);
 }
 
 template <typename Operation>

@@ -21,7 +21,7 @@ ServiceThread::ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace 
       host_(std::move(host)),
       space_(std::move(space)),
       events_(host_, &arena),
-      migrator_(host_, space_, events_, agent_, counters_, options, &arena),
+      migrator_(host_, space_, events_, agent_, copiers_, counters_, options, &arena),
       notifier_(events_, migrator_),
       device_faults_(&arena) {
   device_faults_.reserve(256);
@@ -40,14 +40,19 @@ Result<void> ServiceThread::start() {
   }
   if (auto opened = migrator_.open(); !opened) return opened;
   if (auto started = agent_.start(arena_); !started) return started;
+  copiers_.start(arena_);
   auto started = thread_.start(
       arena_, "mirror-service", [](void* self) { static_cast<ServiceThread*>(self)->run(); }, this);
-  if (!started) agent_.stop();
+  if (!started) {
+    copiers_.stop();
+    agent_.stop();
+  }
   return started;
 }
 
 void ServiceThread::join() noexcept {
   thread_.join();
+  copiers_.stop();
   agent_.stop();
 }
 

@@ -75,6 +75,7 @@ class ServiceThread {
   Counters counters_;
   HostEvents events_;
   HostAgent agent_;
+  CopyThreads copiers_;
   Migrator migrator_;
   Notifier notifier_;
   PinnedThread thread_;

@@ -56,7 +56,7 @@ tl::unexpected<Error> refused(long error) {
 
 // Repeats `step(offset)` until everything is done or it makes no more progress.
 template <typename Step>
-Userfaultfd::Progress repeat(std::uint64_t size, Step step) noexcept {
+Progress repeat(std::uint64_t size, Step step) noexcept {
   std::uint64_t done = 0;
   while (done < size) {
     std::int64_t progress = 0;
@@ -118,7 +118,7 @@ int Userfaultfd::write_protect(Range range, bool protect) const noexcept {
   return static_cast<int>(raw_syscall(SYS_ioctl, fd(), UFFDIO_WRITEPROTECT, &argument));
 }
 
-Userfaultfd::Progress Userfaultfd::move(std::uint64_t destination, Range source, bool skip_holes) const noexcept {
+Progress Userfaultfd::move(std::uint64_t destination, Range source, bool skip_holes) const noexcept {
   return repeat(source.size, [&](std::uint64_t offset, std::int64_t* progress) {
     MoveArgument argument{destination + offset, source.start + offset, source.size - offset,
                           kMoveDontWake | (skip_holes ? kMoveAllowHoles : 0), 0};
@@ -128,7 +128,7 @@ Userfaultfd::Progress Userfaultfd::move(std::uint64_t destination, Range source,
   });
 }
 
-Userfaultfd::Progress Userfaultfd::copy(Range destination, std::uint64_t source, Wake wake) const noexcept {
+Progress Userfaultfd::copy(Range destination, std::uint64_t source, Wake wake) const noexcept {
   return repeat(destination.size, [&](std::uint64_t offset, std::int64_t* progress) {
     uffdio_copy argument{destination.start + offset, source + offset, destination.size - offset,
                          wake == Wake::kYes ? std::uint64_t{0} : UFFDIO_COPY_MODE_DONTWAKE, 0};
@@ -138,7 +138,7 @@ Userfaultfd::Progress Userfaultfd::copy(Range destination, std::uint64_t source,
   });
 }
 
-Userfaultfd::Progress Userfaultfd::zero(Range range) const noexcept {
+Progress Userfaultfd::zero(Range range) const noexcept {
   return repeat(range.size, [&](std::uint64_t offset, std::int64_t* progress) {
     uffdio_zeropage argument{{range.start + offset, range.size - offset}, 0, 0};
     long error = raw_syscall(SYS_ioctl, fd(), UFFDIO_ZEROPAGE, &argument);
@@ -147,7 +147,7 @@ Userfaultfd::Progress Userfaultfd::zero(Range range) const noexcept {
   });
 }
 
-Userfaultfd::Progress Userfaultfd::install(Range range) const noexcept {
+Progress Userfaultfd::install(Range range) const noexcept {
   return repeat(range.size, [&](std::uint64_t offset, std::int64_t* progress) {
     uffdio_continue argument{{range.start + offset, range.size - offset}, 0, 0};
     long error = raw_syscall(SYS_ioctl, fd(), UFFDIO_CONTINUE, &argument);

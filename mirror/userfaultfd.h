@@ -29,11 +29,6 @@ inline constexpr std::uint64_t kTrackMinor = UFFDIO_REGISTER_MODE_MINOR;
 
 class Userfaultfd {
  public:
-  // How far an operation came: the first `done` bytes are finished; `error` is 0 if that was all of them, else -errno.
-  struct Progress {
-    std::uint64_t done;
-    int error;
-  };
   enum class Wake : bool { kNo, kYes };
 
   // The features that the mirror needs are required; MOVE is used if the kernel has it. Errors name the permission or

@@ -26,7 +26,7 @@ class MemoryOnlyDevice final : public device::CpuDevice {
     fd_.reset(::memfd_create("mirrorcl-test", MFD_CLOEXEC));
     EXPECT_EQ(::ftruncate(fd_.get(), static_cast<off_t>(window::kDeviceMemoryFileSize)), 0);
   }
-  mirror::DeviceCapabilities capabilities() const noexcept override { return {true, true, memory_size_}; }
+  mirror::DeviceCapabilities capabilities() const noexcept override { return {true, true, false, memory_size_}; }
   int memory_fd() const noexcept override { return fd_.get(); }
   Result<void> share(mirror::Range range) override {
     shared.push_back(range);

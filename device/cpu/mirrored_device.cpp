@@ -68,7 +68,7 @@ void MirroredDevice::disown_process() noexcept {
 }
 
 mirror::DeviceCapabilities MirroredDevice::capabilities() const noexcept {
-  return {.memory_cpu_mappable = true, .native_atomics = true, .memory_size = memory_size_};
+  return {.memory_cpu_mappable = true, .native_atomics = true, .parallel_copies = true, .memory_size = memory_size_};
 }
 
 // --- faults

@@ -30,6 +30,9 @@ class MirroredDevice final : public CpuDeviceImpl {
   int fault_fd() const noexcept override { return mmu_.uffd(); }
   int next_faults(std::span<mirror::DeviceFault> faults) noexcept override;
   int copy_in(mirror::Range range, const void* source) noexcept override { return mmu_.copy_in(range, source); }
+  mirror::Progress copy_in_mapped(mirror::Range range, const void* source, mirror::Access access) noexcept override {
+    return mmu_.copy_in_mapped(range, source, access);
+  }
   int zero_fill(mirror::Range range) noexcept override { return mmu_.zero_fill(range); }
   int copy_out(mirror::Range range, void* destination) noexcept override { return mmu_.copy_out(range, destination); }
   int map(mirror::Range range, mirror::Access access) noexcept override { return mmu_.map(range, access); }

@@ -45,6 +45,34 @@ int Mmu::copy_in(Range range, const void* source) noexcept {
   return 0;
 }
 
+mirror::Progress Mmu::copy_in_mapped(Range range, const void* source, Access access) noexcept {
+  std::uint64_t done = 0;
+  while (done < range.size) {
+    const Range rest{range.start + done, range.size - done};
+    const auto* from = static_cast<const char*>(source) + done;
+    uffdio_copy request{};
+    request.dst = rest.start;
+    request.src = reinterpret_cast<std::uint64_t>(from);
+    request.len = rest.size;
+    request.mode = access == Access::kRead ? UFFDIO_COPY_MODE_WP : 0;
+    const int fd = uffd();
+    const long result = fd < 0 ? -ESRCH : raw_syscall(SYS_ioctl, fd, UFFDIO_COPY, &request);
+    if (result == 0) break;
+    if (request.copy > 0) {
+      done += static_cast<std::uint64_t>(request.copy);
+      continue;
+    }
+    if (result != -ESRCH && result != -EEXIST) return {done, static_cast<int>(result)};
+    // No process there: the memory outlives it. Or a device page that exists already, which COPY leaves alone.
+    const Range now = result == -ESRCH ? rest : Range{rest.start, window::kPageSize};
+    int error = copy_in(now, from);
+    if (error == 0) error = map(now, access);
+    if (error != 0) return {done, error};
+    done += now.size;
+  }
+  return {range.size, 0};
+}
+
 int Mmu::copy_out(Range range, void* destination) noexcept {
   for (std::uint64_t done = 0; done < range.size;) {
     long result = raw_syscall(SYS_pread64, memory_, static_cast<char*>(destination) + done, range.size - done,

@@ -30,6 +30,8 @@ class Mmu {
   int read_faults(std::span<uffd_msg> messages) noexcept;  // number of messages; 0 if there is none
 
   int copy_in(mirror::Range range, const void* source) noexcept;
+  // Any thread.
+  mirror::Progress copy_in_mapped(mirror::Range range, const void* source, mirror::Access access) noexcept;
   int copy_out(mirror::Range range, void* destination) noexcept;
   int zero_fill(mirror::Range range) noexcept;
   int map(mirror::Range range, mirror::Access access) noexcept;

@@ -5,7 +5,7 @@
 // Device memory is addressed by the virtual address of the page it backs. A device page exists from copy_in or zero_fill until
 // unmap; a mapping (PTE) of it is installed by map and removed by unmap. Residency and mapping are thus separate.
 //
-// Locking: all calls but the capability queries are made by the mirror's service thread only. They must not touch memory that
+// Locking: all calls but the capability queries and copy_in_mapped are made by the mirror's service thread only. They must not touch memory that
 // can migrate, must not allocate with malloc, and must not wait for the application. Results are 0 or -errno; -EAGAIN
 // means that host events must be drained first, then the call repeated.
 #pragma once
@@ -25,6 +25,12 @@ struct Range {
   constexpr std::uint64_t end() const { return start + size; }
 };
 
+// How far an operation came: the first `done` bytes are finished; `error` is 0 if that was all of them, else -errno.
+struct Progress {
+  std::uint64_t done;
+  int error;
+};
+
 enum class Access : std::uint8_t { kNone, kRead, kReadWrite };
 
 struct DeviceFault {
@@ -37,6 +43,7 @@ struct DeviceFault {
 struct DeviceCapabilities {
   bool memory_cpu_mappable;    // memory_fd() can be mapped by the CPU: pages may become coherent
   bool native_atomics;         // device atomics are coherent with the CPU's on a coherent page
+  bool parallel_copies;        // copy_in_mapped may be called for several disjoint ranges at once
   std::uint64_t memory_size;   // bytes that may be resident at once
 };
 
@@ -61,6 +68,13 @@ class DeviceOperations {
 
   // Fills device memory of `range` from `source` (host memory, range.size bytes). -EFAULT if source cannot be read.
   virtual int copy_in(Range range, const void* source) noexcept = 0;
+  // copy_in, then map, in one step where the device has a quicker way to do both. Page by page: accesses that wait for
+  // a page go on before the whole range is finished. Called by the mirror's copy threads too.
+  virtual Progress copy_in_mapped(Range range, const void* source, Access access) noexcept {
+    int error = copy_in(range, source);
+    if (error == 0) error = map(range, access);
+    return {error == 0 ? range.size : 0, error};
+  }
   // Makes `range` zero-filled device memory where no device page exists yet; existing pages keep their contents.
   virtual int zero_fill(Range range) noexcept = 0;
   // Reads device memory into `destination` (pinned memory).
