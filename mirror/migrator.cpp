@@ -52,7 +52,7 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       options_(options),
       memory_(memory),
       blocks_(memory),
-      staging_(host),
+      staging_(host, copiers),
       snapshot_blocks_(memory) {}
 
 Result<void> Migrator::open() {

@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "device/window.h"
+#include "mirror/copy_threads.h"
 #include "mirror/page_mask.h"
 #include "mirror/userfaultfd.h"
 
@@ -23,7 +24,7 @@ class Staging {
   // Small enough that its pages, once freed, are warm when they are allocated again.
   static constexpr std::uint64_t kSize = 8 * window::kMiB;
 
-  explicit Staging(const Userfaultfd& host) : host_(host) {}
+  Staging(const Userfaultfd& host, CopyThreads& copiers) : host_(host), copiers_(copiers) {}
   Result<void> open();
 
   // The address of an empty range of `size` bytes (at most kBlockSize). What was taken before must no longer be needed.
@@ -32,8 +33,11 @@ class Staging {
   void empty() noexcept;
 
  private:
+  int discard(Range range) noexcept;
+
   static constexpr Range kRange{window::kStaging.start, kSize};
   const Userfaultfd& host_;
+  CopyThreads& copiers_;
   std::uint64_t next_ = kRange.start;
 };
 
