@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hms/host_memory.h"
+
+#include <errno.h>
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/raw_syscall.h"
+
+namespace mirrorcl::hms {
+namespace {
+
+// A kernel's limit of node numbers; CONFIG_NODES_SHIFT is at most 10.
+constexpr unsigned kMaxNodes = 1024;
+using NodeMask = std::array<unsigned long, kMaxNodes / 64>;
+// The kernel takes the number of bits plus one.
+constexpr unsigned long kMaskBits = kMaxNodes + 1;
+
+bool in_mask(int node) {
+  return node >= 0 && node < static_cast<int>(kMaxNodes);
+}
+
+class KernelHostMemory final : public HostMemory {
+ public:
+  bool is_mapped(AddressRange range) const noexcept override {
+    // Touches no page; MS_ASYNC does nothing but look for holes.
+    return raw_syscall(SYS_msync, range.start, range.size(), MS_ASYNC) == 0;
+  }
+
+  bool may_use(int node) const noexcept override {
+    if (!in_mask(node)) return false;
+    NodeMask allowed{};
+    long result = raw_syscall(SYS_get_mempolicy, nullptr, allowed.data(), kMaskBits, nullptr, MPOL_F_MEMS_ALLOWED);
+    if (result == -ENOSYS) return node == 0;  // a kernel without NUMA
+    auto index = static_cast<unsigned>(node);
+    return result == 0 && (allowed[index / 64] >> index % 64 & 1U) != 0;
+  }
+
+  int set_policy(AddressRange range, const HostPolicy& policy) noexcept override {
+    NodeMask nodes{};
+    for (int node : policy.nodes) {
+      auto index = static_cast<unsigned>(node);
+      if (in_mask(node)) nodes[index / 64] |= 1UL << index % 64;
+      if (policy.mode == HostPolicy::Mode::kPrefer) break;
+    }
+    bool none = policy.mode == HostPolicy::Mode::kDefault;
+    int mode = none ? MPOL_DEFAULT : policy.mode == HostPolicy::Mode::kBind ? MPOL_BIND : MPOL_PREFERRED;
+    long result =
+        raw_syscall(SYS_mbind, range.start, range.size(), mode, none ? nullptr : nodes.data(), none ? 0 : kMaskBits, 0);
+    // Without NUMA there is one node, and all memory is bound to it.
+    return result == -ENOSYS ? 0 : static_cast<int>(result);
+  }
+
+  int nodes_of(std::uint64_t start, std::span<int> nodes) const noexcept override {
+    return for_batches(
+        start, nodes.size(),
+        [&](std::size_t done, std::span<void*> pages) {
+          return raw_syscall(SYS_move_pages, 0, pages.size(), pages.data(), nullptr, nodes.data() + done, 0);
+        },
+        [&](std::size_t index) { nodes[index] = std::max(nodes[index], -1); });
+  }
+
+  int move(AddressRange range, int node) noexcept override {
+    std::array<int, kBatch> wanted;
+    std::array<int, kBatch> status;
+    wanted.fill(node);
+    return for_batches(
+        range.start, range.size() / kPageSize,
+        [&](std::size_t, std::span<void*> pages) {
+          return raw_syscall(SYS_move_pages, 0, pages.size(), pages.data(), wanted.data(), status.data(), MPOL_MF_MOVE);
+        },
+        [](std::size_t) {});
+  }
+
+ private:
+  static constexpr std::size_t kBatch = 1024;
+
+  // Calls `call` with the addresses of up to kBatch pages at a time, and `each` for every page. A positive result of
+  // move_pages is a number of pages that did not move, which is no error here.
+  template <typename Call, typename Each>
+  static int for_batches(std::uint64_t start, std::size_t count, const Call& call, const Each& each) {
+    std::array<void*, kBatch> pages;
+    for (std::size_t done = 0; done < count;) {
+      std::size_t size = std::min(count - done, kBatch);
+      for (std::size_t i = 0; i < size; ++i) pages[i] = reinterpret_cast<void*>(start + (done + i) * kPageSize);
+      long result = call(done, std::span(pages).first(size));
+      if (result < 0) return static_cast<int>(result);
+      for (std::size_t i = 0; i < size; ++i) each(done + i);
+      done += size;
+    }
+    return 0;
+  }
+};
+
+}  // namespace
+
+HostMemory& kernel_host_memory() noexcept {
+  static KernelHostMemory memory;
+  return memory;
+}
+
+}  // namespace mirrorcl::hms
