@@ -22,13 +22,15 @@ constexpr cl_command_queue_properties kKnownFlags = CL_QUEUE_OUT_OF_ORDER_EXEC_M
 ClResult<cl_command_queue> make_queue(cl_context context, cl_device_id device, cl_command_queue_properties flags,
                                       std::vector<cl_queue_properties> properties) {
   MIRRORCL_GUARD((flags & ~kKnownFlags) == 0, CL_INVALID_VALUE);
-  // Out-of-order queues and queues on the device are what the device does not offer (CL_DEVICE_QUEUE_ON_HOST_PROPERTIES).
+  // Out-of-order queues and queues on the device are what the device does not offer
+  // (CL_DEVICE_QUEUE_ON_HOST_PROPERTIES).
   MIRRORCL_GUARD((flags & ~static_cast<cl_command_queue_properties>(CL_QUEUE_PROFILING_ENABLE)) == 0,
                  CL_INVALID_QUEUE_PROPERTIES);
   auto runtime = device->runtime();
   if (!runtime) return ClError{report(runtime.error())};
   auto queue = _cl_command_queue::make(*context, device, **runtime, flags, std::move(properties));
-  if (!queue) return ClError{report(queue.error()) == CL_OUT_OF_HOST_MEMORY ? CL_OUT_OF_HOST_MEMORY : CL_OUT_OF_RESOURCES};
+  if (!queue)
+    return ClError{report(queue.error()) == CL_OUT_OF_HOST_MEMORY ? CL_OUT_OF_HOST_MEMORY : CL_OUT_OF_RESOURCES};
   return *queue;
 }
 
@@ -76,13 +78,17 @@ CL_API_ENTRY cl_command_queue CL_API_CALL clCreateCommandQueueWithProperties(cl_
   });
 }
 
-CL_API_ENTRY cl_int CL_API_CALL clRetainCommandQueue(cl_command_queue command_queue) { return retain_handle(command_queue); }
+CL_API_ENTRY cl_int CL_API_CALL clRetainCommandQueue(cl_command_queue command_queue) {
+  return retain_handle(command_queue);
+}
 
 CL_API_ENTRY cl_int CL_API_CALL clReleaseCommandQueue(cl_command_queue command_queue) {
   return call([&]() -> cl_int {
     MIRRORCL_VALID(command_queue);
-    if (command_queue->api_count() == 1) command_queue->let_go();
-    return release_handle(command_queue);
+    const Ref<_cl_command_queue> keep(command_queue);
+    MIRRORCL_GUARD(command_queue->api_release(), CL_INVALID_COMMAND_QUEUE);
+    if (command_queue->api_count() == 0) command_queue->let_go();
+    return CL_SUCCESS;
   });
 }
 

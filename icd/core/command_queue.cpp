@@ -38,30 +38,24 @@ _cl_command_queue::_cl_command_queue(_cl_context& context, cl_device_id device, 
 Result<_cl_command_queue*> _cl_command_queue::make(_cl_context& context, cl_device_id device, Runtime& runtime,
                                                    cl_command_queue_properties flags,
                                                    std::vector<cl_queue_properties> properties) {
-  auto notice_signal = runtime.device().create_signal();
-  if (!notice_signal) return tl::unexpected(notice_signal.error());
   auto ring = runtime.device().create_queue();
-  if (!ring) {
-    runtime.device().destroy_signal(*notice_signal);
-    return tl::unexpected(ring.error());
-  }
+  if (!ring) return tl::unexpected(ring.error());
   auto* queue = new _cl_command_queue(context, device, runtime);
   queue->flags_ = flags;
   queue->properties_ = std::move(properties);
   queue->ring_ = *ring;
-  queue->notice_signal_ = *notice_signal;
   return queue;
 }
 
 _cl_command_queue::~_cl_command_queue() {
-  // Commands hold references to their queue, so none is left; packets that only asked for a notice may be, for a moment.
+  // Commands hold references to their queue, so none is left; packets that only asked for a notice may be, for a
+  // moment.
   while (ring_->read_index.load(std::memory_order_acquire) != ring_->write_index.load(std::memory_order_relaxed)) {
     if (runtime_.device().lost()) break;
     const timespec pause{0, 50'000};
     ::nanosleep(&pause, nullptr);
   }
   runtime_.device().destroy_queue(ring_);
-  runtime_.device().destroy_signal(notice_signal_);
   for (auto* signal : spare_signals_) runtime_.device().destroy_signal(signal);
 }
 
@@ -71,6 +65,7 @@ void _cl_command_queue::enqueue(_cl_event* command, std::span<const cl_event> wa
 
 cl_int _cl_command_queue::enqueue_and_wait(_cl_event* command, std::span<const cl_event> wait_list) {
   const Ref<_cl_event> keep(command);
+  command->reported_ = true;
   append(command, wait_list, Driver{Driver::kAll});
   return drive_until(*command);
 }
@@ -129,7 +124,8 @@ cl_int _cl_command_queue::drive_until(_cl_event& target) {
       if (target.phase_ == CommandPhase::kRetired) return seen;
       if (target.phase_ == CommandPhase::kWithDevice) {
         holder = Ref<_cl_event>(&target);
-      } else if (last_with_device_ != nullptr && !host_running_ && cursor_->unmet_.load(std::memory_order_acquire) == 0) {
+      } else if (last_with_device_ != nullptr && !host_running_ &&
+                 cursor_->unmet_.load(std::memory_order_acquire) == 0) {
         holder = Ref<_cl_event>(last_with_device_);
       }
     }
@@ -245,7 +241,7 @@ void _cl_command_queue::retire_at_head(_cl_event& command, cl_int status, Afterm
   }
   command.phase_ = CommandPhase::kRetired;
   retired_sequence_ = command.sequence_;
-  if (status < 0 && !command.shown_) unseen_failure_ = true;
+  if (status < 0 && !command.shown_ && !command.reported_) unseen_failure_ = true;
   command.settle(status, after);
   after.retire(command);
 }
@@ -260,11 +256,15 @@ void _cl_command_queue::submit_ready(Aftermath& after) {
   }
 }
 
-bool _cl_command_queue::wait_for_room() noexcept {
+bool _cl_command_queue::wait_for_room(const _cl_event& command) noexcept {
   const auto used = [&] {
     return ring_->write_index.load(std::memory_order_relaxed) - ring_->read_index.load(std::memory_order_acquire);
   };
-  if (used() < device::kQueueSize - kReservedSlots) [[likely]] return true;
+  if (used() < device::kQueueSize - kReservedSlots) [[likely]]
+    return true;
+  // Only who enqueues waits, and not where others have waited in vain before: a kernel may hold up everything behind
+  // it.
+  if (&command != tail_) return false;
   // Half empty, so that the next launches find room at once.
   for (const std::uint64_t start = mirrorcl::icd::now_ns(); mirrorcl::icd::now_ns() - start < kRoomWaitNs;) {
     if (used() < device::kQueueSize / 2) return true;
@@ -275,7 +275,7 @@ bool _cl_command_queue::wait_for_room() noexcept {
 }
 
 bool _cl_command_queue::submit(_cl_event& command, Aftermath& after) {
-  if (!wait_for_room()) return false;
+  if (!wait_for_room(command)) return false;
   if (auto alive = runtime_.ensure_device(); !alive) {
     if (&command != head_) return false;  // fails in its turn
     fail_submission(command, alive.error(), after);
@@ -345,8 +345,7 @@ void _cl_command_queue::notice(std::uint64_t sequence) noexcept {
   // A command that is not with the device yet asks for its own notice when it goes there.
   if (last_with_device_ == nullptr || noticed_sequence_ >= std::min(sequence, submitted_sequence_)) return;
   device::Packet packet{};
-  packet.signal = notice_signal_;
-  packet.work_dim = 1;
+  packet.work_dim = 1;  // and no signal: nobody would read it
   packet.flags = device::Packet::kNotify;
   if (runtime_.device().submit(ring_, packet)) noticed_sequence_ = submitted_sequence_;
 }

@@ -5,12 +5,12 @@
 //
 // Kernels and markers whose dependencies are met, behind commands that are all with the device already, are written to
 // the user-mode queue at once, by the enqueuing thread. Anything else (host commands, dependencies on other queues or
-// user events, a full user-mode queue) waits at cursor_ and goes on when somebody advances the queue: an application thread that waits,
-// the thread that met the dependency, or the host worker.
+// user events, a full user-mode queue) waits at cursor_ and goes on when somebody advances the queue: an application
+// thread that waits, the thread that met the dependency, or the host worker.
 //
-// A completed command stays in the list until somebody retires it, in order: the next enqueue, a wait, or the host worker if
-// something depends on its being noticed (a callback, a dependant, printed text, a host command behind it). For that, and only then,
-// a packet that asks for a notice of its completion (Packet::kNotify) is put behind it.
+// A completed command stays in the list until somebody retires it, in order: the next enqueue, a wait, or the host
+// worker if something depends on its being noticed (a callback, a dependant, printed text, a host command behind it).
+// For that, and only then, a packet that asks for a notice of its completion (Packet::kNotify) is put behind it.
 //
 // Locking: mutex_ guards everything that is not atomic. Lock order: queue, then event; never two queues. Host
 // commands, callbacks and what retired commands held are run and freed without a lock (Aftermath).
@@ -42,10 +42,10 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   template <typename T>
   using Ref = mirrorcl::icd::Ref<T>;
 
-  // `properties`: the list given to clCreateCommandQueueWithProperties with its terminating zero, or empty; `flags` what
-  // it says of CL_QUEUE_PROPERTIES.
-  static mirrorcl::Result<_cl_command_queue*> make(_cl_context& context, cl_device_id device, mirrorcl::icd::Runtime& runtime,
-                                                   cl_command_queue_properties flags,
+  // `properties`: the list given to clCreateCommandQueueWithProperties with its terminating zero, or empty; `flags`
+  // what it says of CL_QUEUE_PROPERTIES.
+  static mirrorcl::Result<_cl_command_queue*> make(_cl_context& context, cl_device_id device,
+                                                   mirrorcl::icd::Runtime& runtime, cl_command_queue_properties flags,
                                                    std::vector<cl_queue_properties> properties);
   ~_cl_command_queue();
 
@@ -56,15 +56,15 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   const std::vector<cl_queue_properties>& properties() const noexcept { return properties_; }
   mirrorcl::icd::Runtime& runtime() const noexcept { return runtime_; }
 
-  // Puts `command` (made for this queue) behind the others and starts it if possible. The events of `wait_list` are valid
-  // and of this queue's context. The queue takes over the command; keep a Ref to go on using it.
+  // Puts `command` (made for this queue) behind the others and starts it if possible. The events of `wait_list` are
+  // valid and of this queue's context. The queue takes over the command; keep a Ref to go on using it.
   void enqueue(_cl_event* command, std::span<const cl_event> wait_list);
   // The same, and waits for it: returns its final status. Works in the calling thread whatever stands before it.
   cl_int enqueue_and_wait(_cl_event* command, std::span<const cl_event> wait_list);
-  // Blocks until every command enqueued so far is retired. CL_OUT_OF_RESOURCES if a command that the application has no event of
-  // ended abnormally since the last call, else CL_SUCCESS.
+  // Blocks until every command enqueued so far is retired. CL_OUT_OF_RESOURCES if a command that the application has no
+  // event of and did not wait for ended abnormally since the last call, else CL_SUCCESS.
   cl_int finish();
-  // Before the application's last reference goes: whatever is under way is noticed and retired by the host worker.
+  // The application has released the queue: whatever is under way is noticed and retired by the host worker.
   void let_go();
 
  private:
@@ -101,7 +101,7 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   bool submit(_cl_event& command, mirrorcl::icd::Aftermath& after);
   void fail_submission(_cl_event& command, const mirrorcl::Error& error, mirrorcl::icd::Aftermath& after);
   void run_on_host(_cl_event& command, std::unique_lock<std::mutex>& lock, mirrorcl::icd::Aftermath& after);
-  bool wait_for_room() noexcept;
+  bool wait_for_room(const _cl_event& command) noexcept;
   void notice(std::uint64_t sequence) noexcept;
   bool needs_worker(Driver driver) const noexcept;
   void call_worker(mirrorcl::icd::Aftermath& after, Driver driver);
@@ -130,5 +130,4 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   bool watched_ = false;                   // the host worker looks at this queue
   bool unseen_failure_ = false;            // for finish()
   std::vector<mirrorcl::device::Signal*> spare_signals_;
-  mirrorcl::device::Signal* notice_signal_ = nullptr;  // of packets that only ask for a notice; nobody reads it
 };

@@ -8,18 +8,20 @@
 //
 // While a kernel is with the device its status and times live in a device::Signal in shared memory and are read from
 // there, so that polling alone sees them change. Retirement, under the queue's lock, copies them here, writes out what
-// the kernel printed, frees what the launch held and tells dependants and callbacks. The status of a kernel that prints is
-// shown as complete only then.
+// the kernel printed, frees what the launch held and tells dependants and callbacks. The status of a kernel that prints
+// is shown as complete only then.
 //
 // Abnormal termination (CL_EVENT_COMMAND_EXECUTION_STATUS; OpenCL 3.0, 5.11):
 //   CL_OUT_OF_RESOURCES                            the kernel did something that the device refused, or the device
 //                                                  process died; the log has the reason
-//   CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST   an event in the command's wait list ended abnormally; the command did
+//   CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST   an event in the command's wait list ended abnormally; the command
+//   did
 //                                                  not run
 //   any other                                      what the application gave a user event
 // Later commands of the queue that do not name the failed one in their wait lists run on. clWaitForEvents returns
-// CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST. clFinish returns CL_OUT_OF_RESOURCES, once, if a command for which the application
-// asked no event ended abnormally, since it could not learn of it otherwise; else CL_SUCCESS.
+// CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST. clFinish returns CL_OUT_OF_RESOURCES, once, if a command that was not
+// blocking and for which the application asked no event ended abnormally, since it could not learn of it otherwise;
+// else CL_SUCCESS.
 #pragma once
 
 #include <CL/cl.h>
@@ -71,8 +73,8 @@ struct _cl_event : mirrorcl::icd::Object<_cl_event> {
   _cl_event(_cl_command_queue& queue, cl_command_type type, mirrorcl::icd::CommandKind kind);
   ~_cl_event();
 
-  // Makes the event a handle for the application, which owns the API count from now on. At most once, before the command
-  // is enqueued.
+  // Makes the event a handle for the application, which owns the API count from now on. At most once, before the
+  // command is enqueued.
   cl_event show() noexcept;
 
   _cl_context* context() const noexcept { return context_; }
@@ -140,10 +142,11 @@ struct _cl_event : mirrorcl::icd::Object<_cl_event> {
   mirrorcl::icd::Attached<_cl_command_queue> shown_queue_;
   cl_command_type type_ = 0;
   mirrorcl::icd::CommandKind kind_ = mirrorcl::icd::CommandKind::kMarker;
-  bool shown_ = false;   // the application has a handle
-  bool prints_ = false;  // the status is complete only after retirement
+  bool shown_ = false;     // the application has a handle
+  bool reported_ = false;  // a blocking call returns its status
+  bool prints_ = false;    // the status is complete only after retirement
 
-  std::atomic<cl_int> status_{CL_QUEUED};  // final values only at the end; waited on
+  std::atomic<cl_int> status_{CL_QUEUED};                   // final values only at the end; waited on
   std::atomic<mirrorcl::device::Signal*> signal_{nullptr};  // not null while the device's status counts
   std::atomic<std::uint32_t> unmet_{1};                     // dependencies not final, and one until enqueued
   std::atomic<bool> dependency_failed_{false};

@@ -105,7 +105,9 @@ _cl_kernel* _cl_kernel::clone() const {
   return copy;
 }
 
-_cl_kernel::~_cl_kernel() {
+_cl_kernel::~_cl_kernel() = default;
+
+void _cl_kernel::on_handle_dead() noexcept {
   program_->kernel_detached();
 }
 

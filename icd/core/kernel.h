@@ -80,6 +80,8 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
   // clCloneKernel: a copy with its own arguments (OpenCL 3.0, 5.9.1).
   _cl_kernel* clone() const;
   ~_cl_kernel();
+  // Launches under way do not count as kernels of the program (CL_INVALID_OPERATION of clBuildProgram).
+  void on_handle_dead() noexcept;
 
   _cl_program* program() const noexcept { return program_.get(); }
   _cl_context* context() const noexcept;

@@ -8,7 +8,8 @@
 //   one to the
 //                   application (a queue its context, a kernel its program). While it is not zero the handle is valid,
 //                   as the specification asks ("after the reference count becomes zero and all objects attached to it
-//                   are released"). At zero the tag becomes kDeadTag, and the handle is invalid from then on.
+//                   are released"). At zero the tag becomes kDeadTag, and the handle is invalid from then on; the
+//                   object is told if it has a member on_handle_dead().
 //   internal count  one while the live count is not zero, and one for each Ref<T>: commands in flight. The object lives
 //   on,
 //                   unseen by the application, until the last of them is done.
@@ -101,6 +102,7 @@ class Object {
   void detach() noexcept {
     if (header_.live_count.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
     header_.tag.store(kDeadTag, std::memory_order_release);
+    if constexpr (requires(T & object) { object.on_handle_dead(); }) static_cast<T*>(this)->on_handle_dead();
     release();
   }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/log.h"
 
@@ -26,6 +27,7 @@ void write_printed_text(device::PrintfBuffer& buffer) {
   }
   for (std::uint32_t written = 0; written < size;) {
     const ssize_t count = ::write(STDOUT_FILENO, buffer.text() + written, size - written);
+    if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return;
     written += static_cast<std::uint32_t>(count);
   }
