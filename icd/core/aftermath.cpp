@@ -17,6 +17,11 @@ void Aftermath::watch(Ref<_cl_command_queue> queue) {
   to_watch_.push_back(std::move(queue));
 }
 
+void Aftermath::wake_worker(Runtime& runtime) noexcept {
+  anything_ = true;
+  to_wake_ = &runtime;
+}
+
 void Aftermath::call(Attached<_cl_event> event, EventCallback callback, cl_int status, void* user_data) {
   anything_ = true;
   calls_.push_back({std::move(event), callback, status, user_data});
@@ -53,9 +58,11 @@ void Aftermath::run() {
     free_retired();
     for (auto& [context, message] : std::exchange(reports_, {})) context->report_error(message);
     for (auto& call : std::exchange(calls_, {})) {
-      callback_thread().post([call = std::move(call)] { call.function(call.event.get(), call.status, call.user_data); });
+      callback_thread().post(
+          [call = std::move(call)] { call.function(call.event.get(), call.status, call.user_data); });
     }
     for (auto& queue : std::exchange(to_watch_, {})) queue->runtime().worker().watch(std::move(queue));
+    if (Runtime* runtime = std::exchange(to_wake_, nullptr)) runtime->worker().wake();
     for (auto& queue : std::exchange(to_advance_, {})) queue->advance_ready(*this);
   }
 }

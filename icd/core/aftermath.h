@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is left to do once a lock is let go: advancing queues whose dependencies are met, calling callbacks, reporting errors,
-// and freeing what retired commands held. None of it may happen under a queue's lock, because it enters other
+// What is left to do once a lock is let go: advancing queues whose dependencies are met, calling callbacks, reporting
+// errors, and freeing what retired commands held. None of it may happen under a queue's lock, because it enters other
 // queues or the application's code.
 //
 // Usage: declare before the lock, so that it is destroyed after it.
@@ -17,6 +17,8 @@
 
 namespace mirrorcl::icd {
 
+class Runtime;
+
 class Aftermath {
  public:
   Aftermath() = default;
@@ -32,6 +34,8 @@ class Aftermath {
   void advance(Ref<_cl_command_queue> queue);
   // `queue` needs the host worker.
   void watch(Ref<_cl_command_queue> queue);
+  // The host worker looks at its queues, which it watches already, once more.
+  void wake_worker(Runtime& runtime) noexcept;
   // Goes to the callback thread.
   void call(Attached<_cl_event> event, EventCallback callback, cl_int status, void* user_data);
   // Goes to the context's error callback.
@@ -53,6 +57,7 @@ class Aftermath {
   _cl_event* retired_ = nullptr;  // linked by next_
   std::vector<Ref<_cl_command_queue>> to_advance_;
   std::vector<Ref<_cl_command_queue>> to_watch_;
+  Runtime* to_wake_ = nullptr;
   std::vector<Call> calls_;
   std::vector<std::pair<Attached<_cl_context>, std::string>> reports_;
 };

@@ -29,6 +29,20 @@ constexpr std::uint64_t kReservedSlots = 8;
 // for the application's next step, so this must end.
 constexpr std::uint64_t kRoomWaitNs = 2'000'000;
 constexpr std::size_t kSpareSignals = 64;
+// How long a new queue waits for the hardware queue of one that the application has released.
+constexpr std::uint64_t kRingWaitNs = 200'000'000;
+
+Result<device::Queue*> make_ring(Runtime& runtime) {
+  auto ring = runtime.device().create_queue();
+  const std::uint64_t start = mirrorcl::icd::now_ns();
+  while (!ring && runtime.released_queues() != 0 && mirrorcl::icd::now_ns() - start < kRingWaitNs) {
+    runtime.worker().wake();
+    const timespec pause{0, 100'000};
+    ::nanosleep(&pause, nullptr);
+    ring = runtime.device().create_queue();
+  }
+  return ring;
+}
 
 }  // namespace
 
@@ -38,7 +52,7 @@ _cl_command_queue::_cl_command_queue(_cl_context& context, cl_device_id device, 
 Result<_cl_command_queue*> _cl_command_queue::make(_cl_context& context, cl_device_id device, Runtime& runtime,
                                                    cl_command_queue_properties flags,
                                                    std::vector<cl_queue_properties> properties) {
-  auto ring = runtime.device().create_queue();
+  auto ring = make_ring(runtime);
   if (!ring) return tl::unexpected(ring.error());
   auto* queue = new _cl_command_queue(context, device, runtime);
   queue->flags_ = flags;
@@ -57,6 +71,7 @@ _cl_command_queue::~_cl_command_queue() {
   }
   runtime_.device().destroy_queue(ring_);
   for (auto* signal : spare_signals_) runtime_.device().destroy_signal(signal);
+  if (let_go_) runtime_.queue_destroyed();
 }
 
 void _cl_command_queue::enqueue(_cl_event* command, std::span<const cl_event> wait_list) {
@@ -105,6 +120,7 @@ cl_int _cl_command_queue::finish() {
 void _cl_command_queue::let_go() {
   Aftermath after;
   std::unique_lock lock(mutex_);
+  if (!std::exchange(let_go_, true)) runtime_.queue_released();
   advance(lock, after, Driver{});
   if (tail_ == nullptr) return;
   notice(last_sequence_);
@@ -148,9 +164,7 @@ bool _cl_command_queue::advance_as_worker() {
   watched_ = true;
   advance(lock, after, Driver{Driver::kAll});
   // Where the device holds up a command that is ready, the worker comes back when the device is done.
-  if (cursor_ != nullptr && last_with_device_ != nullptr && cursor_->unmet_.load(std::memory_order_acquire) == 0) {
-    notice(submitted_sequence_);
-  }
+  if (has_ready_command() && last_with_device_ != nullptr) notice(submitted_sequence_);
   watched_ = wanted_sequence_ > retired_sequence_;
   return watched_;
 }
@@ -184,20 +198,25 @@ void _cl_command_queue::advance(std::unique_lock<std::mutex>& lock, Aftermath& a
   if (needs_worker(driver)) call_worker(after, driver);
 }
 
+bool _cl_command_queue::has_ready_command() const noexcept {
+  return cursor_ != nullptr && cursor_->unmet_.load(std::memory_order_acquire) == 0;
+}
+
 bool _cl_command_queue::needs_worker(Driver driver) const noexcept {
   if (wanted_sequence_ > retired_sequence_) return true;
   // A command that is ready, beyond what this thread stays for; whoever works on a host command comes back by itself.
-  return cursor_ != nullptr && !host_running_ && cursor_->sequence_ > driver.runs_up_to &&
-         cursor_->unmet_.load(std::memory_order_acquire) == 0;
+  return has_ready_command() && !host_running_ && cursor_->sequence_ > driver.runs_up_to;
 }
 
 void _cl_command_queue::call_worker(Aftermath& after, Driver driver) {
-  if (cursor_ != nullptr && last_with_device_ != nullptr && cursor_->sequence_ > driver.runs_up_to &&
-      cursor_->unmet_.load(std::memory_order_acquire) == 0) {
-    notice(submitted_sequence_);
+  const bool has_turn = has_ready_command() && cursor_->sequence_ > driver.runs_up_to;
+  if (has_turn && last_with_device_ != nullptr) notice(submitted_sequence_);
+  if (!std::exchange(watched_, true)) {
+    after.watch(Ref<_cl_command_queue>(this));
+  } else if (has_turn && last_with_device_ == nullptr) {
+    // It looks at this queue, but may be asleep, and no notice of the device will come.
+    after.wake_worker(runtime_);
   }
-  if (std::exchange(watched_, true)) return;
-  after.watch(Ref<_cl_command_queue>(this));
 }
 
 void _cl_command_queue::retire_completed(Aftermath& after) {

@@ -103,6 +103,8 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   void run_on_host(_cl_event& command, std::unique_lock<std::mutex>& lock, mirrorcl::icd::Aftermath& after);
   bool wait_for_room(const _cl_event& command) noexcept;
   void notice(std::uint64_t sequence) noexcept;
+  // The oldest command that is not started depends on nothing but those before it.
+  bool has_ready_command() const noexcept;
   bool needs_worker(Driver driver) const noexcept;
   void call_worker(mirrorcl::icd::Aftermath& after, Driver driver);
   mirrorcl::device::Signal* take_signal() noexcept;
@@ -129,5 +131,6 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   bool host_running_ = false;              // a thread works on the host command at head_
   bool watched_ = false;                   // the host worker looks at this queue
   bool unseen_failure_ = false;            // for finish()
+  bool let_go_ = false;                    // let_go() was called
   std::vector<mirrorcl::device::Signal*> spare_signals_;
 };

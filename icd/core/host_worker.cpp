@@ -37,6 +37,10 @@ void HostWorker::watch(Ref<_cl_command_queue> queue) {
       start_thread("mirrorcl-host", [this] { run(); });
     }
   }
+  wake();
+}
+
+void HostWorker::wake() noexcept {
   device_->wake_completions();
 }
 

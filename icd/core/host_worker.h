@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The driver's two threads in the application besides the mirror's:
 //
-// The host worker drives what no application thread waits for: host commands (copies, fills, maps) behind kernels, dependencies
-// between queues, printed text. It sleeps until the device completes a packet that asks for a notice (Packet::kNotify), or
-// until it is given something.
+// The host worker drives what no application thread waits for: host commands (copies, fills, maps) behind kernels,
+// dependencies between queues, printed text. It sleeps until the device completes a packet that asks for a notice
+// (Packet::kNotify), or until it is given something.
 //
 // The callback thread runs the application's event callbacks, so that a slow one holds up nothing else.
 //
-// Both are started at first need and detached: they must not hold up the exit of the process. All signals are blocked in
-// them, so that the application's handlers never run there.
+// Both are started at first need and detached: they must not hold up the exit of the process. All signals are blocked
+// in them, so that the application's handlers never run there.
 #pragma once
 
 #include <CL/cl.h>
@@ -36,9 +36,11 @@ class HostWorker {
 
   // Before any other call.
   void set_device(device::CpuDevice& device) noexcept { device_ = &device; }
-  // Has `queue` looked at, now and after each notice of the device, until it has nothing left that needs the worker. Any
-  // thread, without a queue's lock.
+  // Has `queue` looked at, now and after each notice of the device, until it has nothing left that needs the worker.
+  // Any thread, without a queue's lock.
   void watch(Ref<_cl_command_queue> queue);
+  // Has all watched queues looked at now.
+  void wake() noexcept;
 
  private:
   void run();

@@ -31,7 +31,9 @@ Result<Runtime*> Runtime::get() {
   return *outcome;
 }
 
-Runtime* Runtime::if_started() noexcept { return started_runtime.load(std::memory_order_acquire); }
+Runtime* Runtime::if_started() noexcept {
+  return started_runtime.load(std::memory_order_acquire);
+}
 
 Result<std::unique_ptr<Runtime>> Runtime::start() {
   if (!options().disable_reason.empty()) return fail(ErrorCode::kNotSupported, options().disable_reason);

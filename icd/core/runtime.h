@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands behind every OpenCL object of the process: the mirror, the device process, the allocator of coherent memory and the
-// host worker. Started by the first call that needs them (a command queue, an SVM allocation, a buffer), never by loading the
-// platform or making a context.
+// What stands behind every OpenCL object of the process: the mirror, the device process, the allocator of coherent
+// memory and the host worker. Started by the first call that needs them (a command queue, an SVM allocation, a buffer),
+// never by loading the platform or making a context.
 //
-// The runtime lives as long as the process does; it is not torn down at exit. The device process ends by itself when the
-// application does.
+// The runtime lives as long as the process does; it is not torn down at exit. The device process ends by itself when
+// the application does.
 #pragma once
 
 #include <CL/cl.h>
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 
@@ -23,8 +25,8 @@ namespace mirrorcl::icd {
 
 class Runtime {
  public:
-  // Starts everything at the first call. A failure is logged once, as one sentence, and returned to every later caller: what cannot
-  // be had at first (permissions, the window) cannot be had later either.
+  // Starts everything at the first call. A failure is logged once, as one sentence, and returned to every later caller:
+  // what cannot be had at first (permissions, the window) cannot be had later either.
   static Result<Runtime*> get();
   // The runtime if it runs already, else null. Never starts anything.
   static Runtime* if_started() noexcept;
@@ -36,8 +38,13 @@ class Runtime {
   // For compiler::load_kernel.
   compiler::CodeSpace code_space();
 
-  // Before each launch: if the device process died, starts a new one over the same device memory and gives it to the mirror again.
-  // One load while the device lives.
+  // Queues that the application has released and that are not destroyed yet; their hardware queues are soon free.
+  std::uint32_t released_queues() const noexcept { return released_queues_.load(std::memory_order_relaxed); }
+  void queue_released() noexcept { released_queues_.fetch_add(1, std::memory_order_relaxed); }
+  void queue_destroyed() noexcept { released_queues_.fetch_sub(1, std::memory_order_relaxed); }
+
+  // Before each launch: if the device process died, starts a new one over the same device memory and gives it to the
+  // mirror again. One load while the device lives.
   Result<void> ensure_device() {
     if (!device_->lost()) [[likely]]
       return {};
@@ -60,6 +67,7 @@ class Runtime {
   std::unique_ptr<svm::Allocator> allocator_;
   HostWorker worker_;
   std::mutex restart_mutex_;
+  std::atomic<std::uint32_t> released_queues_{0};
 };
 
 // The OpenCL code for an internal error at a call that allocates memory objects, queues or SVM. Logs the sentence.
