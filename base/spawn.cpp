@@ -10,12 +10,14 @@
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
 
+#include "base/futex.h"
 #include "base/raw_syscall.h"
 
 namespace mirrorcl {
@@ -34,12 +36,17 @@ constexpr std::size_t kChildStack = 32 * 1024;
 // What the two children read and write. They share the caller's memory while it is suspended (CLONE_VFORK), and use
 // only raw system calls: libc's errno and locks are the caller's.
 struct SpawnContext {
-  const char* path;
-  char* const* argv;
-  char* const* environment;
+  // A program, or a function in the caller's memory.
+  const char* path = nullptr;
+  char* const* argv = nullptr;
+  char* const* environment = nullptr;
+  SharingEntry entry = nullptr;
+  std::uint64_t entry_argument = 0;
+
   const int* fds;
   int fd_count;
-  char* process_stack;  // top
+  char* process_stack;   // top
+  FutexWord entered{0};  // not zero: the process is about to call `entry`, and has no further use for this
   int pid = -1;
   int pidfd = -1;
   int error = 0;
@@ -57,9 +64,9 @@ MIRRORCL_ON_CHILD_STACK int fail_child(SpawnContext* context, const char* call, 
   return 127;
 }
 
-MIRRORCL_ON_CHILD_STACK int become_process(void* argument) {
-  auto* context = static_cast<SpawnContext*>(argument);
-  // Above every target number first, so that no dup3 overwrites a source still needed. This process has its own table.
+// Makes context->fds the calling process's descriptors 0, 1, ... and closes all others. It has its own table.
+MIRRORCL_ON_CHILD_STACK int arrange_descriptors(SpawnContext* context) {
+  // Above every target number first, so that no dup3 overwrites a source still needed.
   int sources[16];
   for (int i = 0; i < context->fd_count; ++i) {
     long source = context->fds[i];
@@ -73,25 +80,83 @@ MIRRORCL_ON_CHILD_STACK int become_process(void* argument) {
     long result = raw_syscall(SYS_dup3, sources[i], i, 0);
     if (result < 0) return fail_child(context, "dup3", result);
   }
-  if (long result = raw_syscall(SYS_close_range, context->fd_count, ~0U, 0); result < 0) {
-    return fail_child(context, "close_range", result);
-  }
+  long result = raw_syscall(SYS_close_range, context->fd_count, ~0U, 0);
+  return result < 0 ? fail_child(context, "close_range", result) : 0;
+}
+
+MIRRORCL_ON_CHILD_STACK int become_process(void* argument) {
+  auto* context = static_cast<SpawnContext*>(argument);
+  arrange_descriptors(context);
   // Defaults before unblocking: the application's handlers must not run here.
   KernelSigaction fallback{};
   for (int number = 1; number <= 64; ++number) raw_syscall(SYS_rt_sigaction, number, &fallback, nullptr, 8);
+  if (context->entry != nullptr) {
+    const SharingEntry entry = context->entry;
+    const std::uint64_t entry_argument = context->entry_argument;
+    context->entered.store(1, std::memory_order_release);
+    futex_wake(&context->entered, 1);
+    entry(entry_argument);
+    raw_syscall(SYS_exit_group, 127);
+  }
   std::uint64_t none = 0;
   raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, 8);
   return fail_child(context, "execve", raw_syscall(SYS_execve, context->path, context->argv, context->environment));
 }
 
+// A process that execs is waited for by CLONE_VFORK; one that stays in this memory would hold that up for ever.
+MIRRORCL_ON_CHILD_STACK void wait_until_entered(SpawnContext* context) {
+  constexpr std::int64_t kLookAfterNs = 10'000'000;
+  while (context->entered.load(std::memory_order_acquire) == 0) {
+    futex_wait(&context->entered, 0, kLookAfterNs);
+    pollfd ended{context->pidfd, POLLIN, 0};
+    if (raw_syscall(SYS_poll, &ended, 1, 0) > 0) return;
+  }
+}
+
 MIRRORCL_ON_CHILD_STACK int become_intermediate(void* argument) {
   auto* context = static_cast<SpawnContext*>(argument);
   // The pidfd lands in the caller's descriptor table, which this child shares; it is close-on-exec by birth.
-  int result = clone(become_process, context->process_stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD, argument,
-                     &context->pidfd, nullptr, nullptr);
+  const int flags = CLONE_VM | CLONE_PIDFD | (context->entry == nullptr ? CLONE_VFORK : 0);
+  int result = clone(become_process, context->process_stack, flags, argument, &context->pidfd, nullptr, nullptr);
   if (result < 0) return fail_child(context, "clone", -errno);
   context->pid = result;
+  if (context->entry != nullptr) wait_until_entered(context);
   return 0;
+}
+
+// Starts the process of `context` through an intermediate that runs on `stack` (its top).
+Result<SpawnedProcess> spawn(SpawnContext* context, char* stack) {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int saved_errno = errno;
+  // No exit signal: only __WALL and __WCLONE waits see this child.
+  int intermediate = clone(become_intermediate, stack, CLONE_VM | CLONE_VFORK | CLONE_FILES, context);
+  int clone_errno = errno;
+  if (intermediate > 0) {
+    // ECHILD: a thread of the application has reaped it with a __WALL wait of its own; all is in `context` already.
+    while (waitpid(intermediate, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+  }
+  errno = saved_errno;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+
+  if (intermediate < 0) return fail_errno("clone", clone_errno);
+  SpawnedProcess process;
+  process.pid = context->pid;
+  process.pidfd.reset(context->pidfd);
+  if (context->error != 0) {
+    const char* what = context->path != nullptr ? context->path : "a process that shares this one's memory";
+    return fail_errno(fmt::format("{}: {}", what, context->failed_call), context->error);
+  }
+  return process;
+}
+
+Result<Mapping> map_stacks(std::size_t size) {
+  void* stacks = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (stacks == MAP_FAILED) return fail_errno("mmap of a child's stack", errno);
+  return Mapping(stacks, size);
 }
 
 std::string field_of(const std::string& path, const std::string& key) {
@@ -143,43 +208,31 @@ Result<SpawnedProcess> spawn_detached(const std::string& path, const std::vector
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
 
-  auto* stacks =
-      static_cast<char*>(mmap(nullptr, 2 * kChildStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (stacks == MAP_FAILED) return fail_errno("mmap of a child's stack", errno);
-  Mapping stacks_owner(stacks, 2 * kChildStack);
-
+  auto stacks = map_stacks(2 * kChildStack);
+  if (!stacks) return tl::unexpected<Error>(stacks.error());
+  auto* bottom = static_cast<char*>(stacks->address());
   SpawnContext context{};
   context.path = path.c_str();
   context.argv = argv.data();
   context.environment = environ;
   context.fds = fds.data();
   context.fd_count = static_cast<int>(fds.size());
-  context.process_stack = stacks + 2 * kChildStack;
-  context.pid = -1;
-  context.pidfd = -1;
+  context.process_stack = bottom + 2 * kChildStack;
+  return spawn(&context, bottom + kChildStack);
+}
 
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  int saved_errno = errno;
-  // No exit signal: only __WALL and __WCLONE waits see this child.
-  int intermediate = clone(become_intermediate, stacks + kChildStack, CLONE_VM | CLONE_VFORK | CLONE_FILES, &context);
-  int clone_errno = errno;
-  if (intermediate > 0) {
-    // ECHILD: a thread of the application has reaped it with a __WALL wait of its own; all is in `context` already.
-    while (waitpid(intermediate, nullptr, __WALL) < 0 && errno == EINTR) {
-    }
-  }
-  errno = saved_errno;
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-
-  if (intermediate < 0) return fail_errno("clone", clone_errno);
-  SpawnedProcess process;
-  process.pid = context.pid;
-  process.pidfd.reset(context.pidfd);
-  if (context.error != 0) return fail_errno(fmt::format("{}: {}", path, context.failed_call), context.error);
-  return process;
+Result<SpawnedProcess> spawn_sharing_memory(SharingEntry entry, std::uint64_t argument, void* stack_top,
+                                            std::span<const int> fds) {
+  if (fds.size() > 16) return fail(ErrorCode::kInvalidArgument, "more than 16 descriptors to pass");
+  auto stack = map_stacks(kChildStack);
+  if (!stack) return tl::unexpected<Error>(stack.error());
+  SpawnContext context{};
+  context.entry = entry;
+  context.entry_argument = argument;
+  context.fds = fds.data();
+  context.fd_count = static_cast<int>(fds.size());
+  context.process_stack = static_cast<char*>(stack_top);
+  return spawn(&context, static_cast<char*>(stack->address()) + kChildStack);
 }
 
 std::string describe_exit(int pidfd, int timeout_ms) {

@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,19 @@ struct SpawnedProcess {
 // Errors: kSystem, with the call that failed; a missing file is found at exec.
 Result<SpawnedProcess> spawn_detached(const std::string& path, const std::vector<std::string>& arguments,
                                       std::span<const int> fds);
+
+// A function that runs in the memory of the process that starts it, and never returns.
+using SharingEntry = void (*)(std::uint64_t argument);
+
+// Starts an orphan as spawn_detached does, which however runs no program of its own but `entry(argument)`, in the
+// caller's memory and with a table of descriptors, signal handlers (all at their defaults), limits and credentials of
+// its own: faults of either process are its own affair. All signals of the application are blocked in it. It lives until it exits, also
+// beyond the caller, whose memory it then keeps.
+//
+// `entry` begins on the stack below `stack_top` and with the thread-local storage of the calling thread, which it must
+// leave alone, and so everything of libc; the stack is its for good. Errors: kSystem, with the call that failed.
+Result<SpawnedProcess> spawn_sharing_memory(SharingEntry entry, std::uint64_t argument, void* stack_top,
+                                            std::span<const int> fds);
 
 // Why the process of `pidfd` has ended: "killed by SIGSEGV", "exited with status 3", or "ended" where nothing tells
 // (reaped by init before this call, Linux before 6.15). Waits up to `timeout_ms` for its end.

@@ -9,8 +9,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <string>
+
+#include "base/futex.h"
+#include "base/raw_syscall.h"
 
 namespace mirrorcl {
 namespace {
@@ -80,6 +85,58 @@ TEST(spawn, names_the_failed_call_and_the_file) {
   EXPECT_NE(process.error().message.find("/nonexistent/mirrorcl: execve"), std::string::npos)
       << process.error().message;
   EXPECT_NE(process.error().message.find("No such file"), std::string::npos) << process.error().message;
+}
+
+// What a process in this one's memory finds, and leaves here.
+struct SharedNotes {
+  FutexWord done{0};
+  std::atomic<std::uint64_t> blocked{0};
+  std::atomic<std::uint64_t> segv_handler{1};
+  std::atomic<int> descriptors{0};
+};
+
+// Raw calls only, and no marks of a sanitizer: the thread-local storage is another thread's.
+__attribute__((no_sanitize("address", "thread"))) void take_notes(std::uint64_t argument) {
+  auto* notes = reinterpret_cast<SharedNotes*>(argument);
+  struct {
+    std::uint64_t handler, flags, restorer, mask;
+  } action{};
+  raw_syscall(SYS_rt_sigaction, SIGSEGV, nullptr, &action, 8);
+  notes->segv_handler.store(action.handler);
+  std::uint64_t blocked = 0;
+  raw_syscall(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &blocked, 8);
+  notes->blocked.store(blocked);
+  for (int fd = 0; fd < 1024; ++fd) {
+    if (raw_syscall(SYS_fcntl, fd, F_GETFD) >= 0) notes->descriptors.fetch_add(1);
+  }
+  notes->done.store(1);
+  futex_wake(&notes->done, 1);
+  for (;;) raw_syscall(SYS_pause);
+}
+
+TEST(spawn, a_process_in_the_same_memory_has_its_own_signals_and_descriptors_and_dies_alone) {
+  struct sigaction handler {};
+  struct sigaction before {};
+  handler.sa_handler = [](int) {};
+  sigaction(SIGSEGV, &handler, &before);
+  alignas(64) static char stack[64 * 1024];
+  static SharedNotes notes;
+  std::array<int, 2> fds{-1, -1};
+  auto process = spawn_sharing_memory(take_notes, reinterpret_cast<std::uint64_t>(&notes), stack + sizeof stack, fds);
+  ASSERT_TRUE(process.has_value()) << process.error().message;
+  while (notes.done.load() == 0) futex_wait(&notes.done, 0, 1'000'000'000);
+  EXPECT_EQ(notes.segv_handler.load(), 0u) << "SIGSEGV is not at its default";
+  EXPECT_EQ(notes.descriptors.load(), 2);
+  // But what cannot be blocked, and libc's own two.
+  constexpr std::uint64_t kNever = 1U << (SIGKILL - 1) | 1U << (SIGSTOP - 1) | std::uint64_t{3} << 31;
+  EXPECT_EQ(notes.blocked.load() | kNever, ~std::uint64_t{0});
+  errno = 0;
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG | __WALL), -1);
+  EXPECT_EQ(errno, ECHILD);
+  ASSERT_EQ(kill(process->pid, SIGKILL), 0);
+  std::string reason = describe_exit(process->pidfd.get(), 5000);
+  EXPECT_EQ(reason.substr(0, 17), "killed by SIGKILL");
+  sigaction(SIGSEGV, &before, nullptr);
 }
 
 TEST(spawn, tells_how_a_process_ended) {
