@@ -129,7 +129,7 @@ struct alignas(64) UnitState {
   std::atomic<std::uint32_t> fault_group;  // low 32 bits of groups_run when the access was made: a late verdict is ignored
 };
 
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 
 // At window::kControl.start. Queues follow at kQueuesOffset, signals at kSignalsOffset.
 struct ControlBlock {

@@ -3,6 +3,9 @@
 // in both, so that a pointer into it means the same bytes to either. It never migrates. This header is its map; it is
 // compiled into the driver and into the firmware, and holds no libc.
 //
+// The units of the ATS device (device/ats) run in A's memory: firmware holds the firmware's segments there, and units is
+// mapped as in D; loaded kernels in code are executable and read-only.
+//
 //   region            in A                          in D
 //   firmware          private                       the firmware's own segments; in A CpuDevice's own state (device/cpu)
 //   control           shared, read-write            shared, read-write         ControlBlock, queues, signals

@@ -175,6 +175,11 @@ Result<void> CpuDeviceImpl::start_process() {
   control_block()->active.store(1, std::memory_order_seq_cst);
   control_block()->doorbell.fetch_add(1);
   futex_wake(&control_block()->doorbell, 1);
+  if (auto watched = watch_process(); !watched) {
+    end_device_process(process_);
+    on_lost();
+    return watched;
+  }
   log_debug("device process {} runs {} compute units", process_.pid, unit_count_);
   return {};
 }

@@ -81,6 +81,10 @@ class CpuDevice : public mirror::DeviceOperations {
   // Code space: A read-write, D also execute; page aligned.
   virtual void* allocate_code(std::size_t bytes) noexcept = 0;
   virtual void free_code(void* memory) noexcept = 0;
+  // Whole pages of allocated code space hold their final instructions: from now on units may execute them, and nobody
+  // may write to them until they are freed. Needed only where units run in the application's memory; elsewhere D's
+  // mapping of code is executable from the start, and this does nothing.
+  virtual Result<void> make_executable(void* /*start*/, std::size_t /*bytes*/) { return {}; }
 
   // The address in D of a function that the firmware offers to kernels ("memset", "snprintf", "fmod", ...), or 0.
   virtual std::uint64_t firmware_symbol(const char* name) const noexcept = 0;

@@ -57,7 +57,7 @@ class CpuDeviceTest : public ::testing::Test {
   void SetUp() override { ASSERT_NO_FATAL_FAILURE(start({})); }
 
   void start(const CpuDeviceOptions& options) {
-    auto started = CpuDevice::start(options);
+    auto started = start_device(options);
     ASSERT_TRUE(started) << started.error().message;
     device_ = std::move(*started);
     auto queue = device_->create_queue();
@@ -67,9 +67,15 @@ class CpuDeviceTest : public ::testing::Test {
     code_ = static_cast<char*>(device_->allocate_code(size));
     ASSERT_NE(code_, nullptr);
     std::memcpy(code_, __start_kernels, size);
+    ASSERT_TRUE(device_->make_executable(code_, size));
   }
 
   void TearDown() override { stop_mirror(); }
+
+  // The kind of device under test.
+  virtual Result<std::unique_ptr<CpuDevice>> start_device(const CpuDeviceOptions& options) {
+    return CpuDevice::start(options);
+  }
 
   std::uint64_t entry(TestKernel* kernel) const {
     return reinterpret_cast<std::uint64_t>(code_ + (reinterpret_cast<const char*>(kernel) - __start_kernels));

@@ -94,8 +94,12 @@ class CpuDeviceImpl : public CpuDevice {
   virtual Result<DeviceProcess> launch() = 0;
   // process_ is a new process, whose units do not take packets yet.
   virtual Result<void> adopt_process() = 0;
+  // The process has begun to take packets: on_lost() must be called when it has ended, by somebody.
+  virtual Result<void> watch_process() { return {}; }
   // No process is there any more.
   virtual void disown_process() noexcept = 0;
+  // Code space that has been freed is about to be used anew.
+  virtual void make_writable(void* /*start*/, std::size_t /*bytes*/) noexcept {}
 
   void prepare_control_block() noexcept;
   Result<void> start_process();

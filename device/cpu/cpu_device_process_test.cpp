@@ -1,75 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // D's life and death, and A's.
-#include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <string>
 
 #include "device/cpu/cpu_device_fixture.h"
+#include "device/cpu/test_processes.h"
 
 namespace mirrorcl::device {
 namespace {
 
 using mirror::Access;
 
-// Gone, not even a zombie. Polls for at most ten seconds.
-bool is_gone(int pid) {
-  for (int i = 0; i < 1000; ++i) {
-    if (kill(pid, 0) != 0 && errno == ESRCH) return true;
-    usleep(10'000);
-  }
-  return false;
-}
-
-bool is_running(int pid) {
-  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-  std::string text((std::istreambuf_iterator<char>(stat)), {});
-  auto after_name = text.rfind(')');
-  return after_name != std::string::npos && text[after_name + 2] != 'Z';
-}
-
-int count_open_files() {
-  int count = 0;
-  DIR* folder = opendir("/proc/self/fd");
-  while (readdir(folder) != nullptr) ++count;
-  closedir(folder);
-  return count;
-}
-
 class CpuDeviceProcess : public CpuDeviceTest {
  protected:
-  // Runs `body` in a forked child, which must not return; the parent waits for the pid of the D that it announces.
-  static int fork_application(int* device_pid, void (*body)(int announce)) {
-    int pipe_fds[2];
-    EXPECT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);
-    int child = fork();
-    if (child == 0) {
-      body(pipe_fds[1]);
-      _exit(1);
-    }
-    close(pipe_fds[1]);
-    EXPECT_EQ(read(pipe_fds[0], device_pid, sizeof *device_pid), static_cast<ssize_t>(sizeof *device_pid));
-    close(pipe_fds[0]);
-    // The callers kill these; -1 would be everybody.
-    if (child <= 1 || *device_pid <= 1) {
-      fprintf(stderr, "no application or no device process: %d, %d\n", child, *device_pid);
-      std::abort();
-    }
-    return child;
-  }
-
   static std::unique_ptr<CpuDevice> start_and_announce(int announce) {
-    auto device = CpuDevice::start({});
-    int pid = device ? (*device)->process_id() : -1;
-    if (write(announce, &pid, sizeof pid) != static_cast<ssize_t>(sizeof pid) || pid < 0) _exit(2);
-    return std::move(*device);
+    return announce_device(announce, CpuDevice::start({}));
   }
 };
 

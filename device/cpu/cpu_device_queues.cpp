@@ -226,7 +226,9 @@ void* CpuDeviceImpl::allocate_code(std::size_t bytes) noexcept {
 void CpuDeviceImpl::free_code(void* memory) noexcept {
   std::scoped_lock lock(host_->mutex);
   const std::uint64_t size = host_->code.free(reinterpret_cast<std::uint64_t>(memory));
-  if (size != 0) discard_window_memory(memory, size);
+  if (size == 0) return;
+  make_writable(memory, size);
+  discard_window_memory(memory, size);
 }
 
 std::uint64_t CpuDeviceImpl::firmware_symbol(const char* name) const noexcept {

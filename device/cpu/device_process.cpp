@@ -81,6 +81,56 @@ tl::unexpected<Error> explain_failure(const Hello& hello) {
   return error;
 }
 
+// Starts the firmware, which comes from the file `path`, with `spawn` and waits for its message.
+template <typename Spawn>
+Result<DeviceProcess> start(const std::string& path, int window_fd, int memory_fd, Spawn spawn) {
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return fail_errno("socketpair", errno);
+  DeviceProcess process;
+  process.socket.reset(pair[0]);
+  UniqueFd theirs(pair[1]);
+  UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (!self) return fail_errno("pidfd_open", errno);
+
+  std::array<int, kStartupFdCount> fds{};
+  fds[kSocketFd] = theirs.get();
+  fds[kWindowFd] = window_fd;
+  fds[kDeviceMemoryFd] = memory_fd;
+  fds[kApplicationFd] = self.get();
+  Result<SpawnedProcess> spawned = spawn(std::span<const int>(fds));
+  if (!spawned) return tl::unexpected<Error>(spawned.error());
+  process.pid = spawned->pid;
+  process.pidfd = std::move(spawned->pidfd);
+  theirs.reset();
+
+  Hello hello{};
+  if (!wait_readable(process.socket.get(), kStartTimeoutMs)) {
+    end_device_process(process);
+    return fail(ErrorCode::kSystem,
+                fmt::format("the device process did not answer within {} s", kStartTimeoutMs / 1000));
+  }
+  ssize_t size = receive_hello(process.socket.get(), &hello, &process.uffd);
+  if (size == 0) {
+    std::string end = describe_exit(process.pidfd.get(), kEndTimeoutMs);
+    end_device_process(process);
+    return fail(ErrorCode::kSystem, fmt::format("the device process {} before it was ready (firmware {})", end, path));
+  }
+  if (static_cast<std::size_t>(size) < sizeof hello || hello.magic != kHelloMagic ||
+      hello.version != kProtocolVersion) {
+    end_device_process(process);
+    return fail(ErrorCode::kNotSupported,
+                fmt::format("the device firmware {} speaks protocol version {}, this driver {}", path, hello.version,
+                            kProtocolVersion));
+  }
+  if (hello.error_number != 0) {
+    end_device_process(process);
+    return explain_failure(hello);
+  }
+  process.features = hello.features;
+  process.symbol_count = hello.symbol_count;
+  return process;
+}
+
 }  // namespace
 
 bool has_ended(const UniqueFd& pidfd) noexcept {
@@ -110,56 +160,20 @@ Result<DeviceProcess> start_device_process(const std::string& path, int window_f
                             "names the folder it lies in",
                             path, strerrordesc_np(errno)));
   }
-  int pair[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return fail_errno("socketpair", errno);
-  DeviceProcess process;
-  process.socket.reset(pair[0]);
-  UniqueFd theirs(pair[1]);
-  UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
-  if (!self) return fail_errno("pidfd_open", errno);
-
-  std::array<int, kStartupFdCount> fds{};
-  fds[kSocketFd] = theirs.get();
-  fds[kWindowFd] = window_fd;
-  fds[kDeviceMemoryFd] = memory_fd;
-  fds[kApplicationFd] = self.get();
-  auto spawned = spawn_detached(path, {"mirrorcl-firmware"}, fds);
-  if (!spawned) return tl::unexpected<Error>(spawned.error());
-  process.pid = spawned->pid;
-  process.pidfd = std::move(spawned->pidfd);
-  theirs.reset();
-
-  Hello hello{};
-  if (!wait_readable(process.socket.get(), kStartTimeoutMs)) {
-    end_device_process(process);
-    return fail(ErrorCode::kSystem,
-                fmt::format("the device process did not answer within {} s", kStartTimeoutMs / 1000));
-  }
-  ssize_t size = receive_hello(process.socket.get(), &hello, &process.uffd);
-  if (size == 0) {
-    std::string end = describe_exit(process.pidfd.get(), kEndTimeoutMs);
-    end_device_process(process);
-    return fail(ErrorCode::kSystem, fmt::format("the device process {} before it was ready (firmware {})", end, path));
-  }
-  if (static_cast<std::size_t>(size) < sizeof hello || hello.magic != kHelloMagic ||
-      hello.version != kProtocolVersion) {
-    end_device_process(process);
-    return fail(ErrorCode::kNotSupported,
-                fmt::format("the device firmware {} speaks protocol version {}, this driver {}", path, hello.version,
-                            kProtocolVersion));
-  }
-  if (hello.error_number != 0) {
-    end_device_process(process);
-    return explain_failure(hello);
-  }
-  if (!process.uffd) {
-    end_device_process(process);
+  auto process = start(path, window_fd, memory_fd,
+                       [&](std::span<const int> fds) { return spawn_detached(path, {"mirrorcl-firmware"}, fds); });
+  if (process && !process->uffd) {
+    end_device_process(*process);
     return fail(ErrorCode::kSystem,
                 "the device process sent no userfaultfd (is the limit of open files reached, ulimit -n?)");
   }
-  process.features = hello.features;
-  process.symbol_count = hello.symbol_count;
   return process;
+}
+
+Result<DeviceProcess> start_sharing_device_process(const std::string& path, SharingEntry entry, void* stack_top) {
+  return start(path, -1, -1, [&](std::span<const int> fds) {
+    return spawn_sharing_memory(entry, kApplicationMemory, stack_top, fds);
+  });
 }
 
 }  // namespace mirrorcl::device

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "base/spawn.h"
 #include "base/unique_fd.h"
 
 namespace mirrorcl::device {
@@ -16,7 +17,7 @@ struct DeviceProcess {
   pid_t pid = -1;
   UniqueFd pidfd;                  // readable once it has ended
   UniqueFd socket;                 // closing it ends the process
-  UniqueFd uffd;                   // non-blocking
+  UniqueFd uffd;                   // non-blocking; none if it shares the application's memory
   std::uint64_t features = 0;      // of uffd
   std::uint32_t symbol_count = 0;  // in the window, at kSymbolsOffset
 };
@@ -25,6 +26,10 @@ struct DeviceProcess {
 // Returns when its units run. kNotSupported, with what to do about it, if the firmware is missing or of another
 // version, or if the kernel or the permissions do not allow a device; kSystem otherwise.
 Result<DeviceProcess> start_device_process(const std::string& path, int window_fd, int memory_fd);
+
+// The same for the firmware of `path` whose image lies in this process's memory already: calls `entry` in a process
+// that shares it, with the stack below `stack_top` to begin on. There is no userfaultfd.
+Result<DeviceProcess> start_sharing_device_process(const std::string& path, SharingEntry entry, void* stack_top);
 
 // Ends it, and returns when it has ended; kills it if it does not go by itself.
 void end_device_process(DeviceProcess& process) noexcept;

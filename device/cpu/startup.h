@@ -9,17 +9,25 @@
 //   takes the userfaultfd  <----------------  Hello (or Hello with the step that failed)
 //   active = 1
 //                                             waits for the end of A: end of file on the socket, or A's pidfd
+//
+// The units of the ATS device share the application's memory. There the firmware is not exec'ed but called, in a
+// process that shares A's memory and nothing else: the window is there already, nothing is taken over, and no
+// userfaultfd made.
 #pragma once
 
 #include <cstdint>
 
 namespace mirrorcl::device {
 
+// The argument of the firmware's entry: whose memory it runs in. exec gives 0.
+inline constexpr std::uint64_t kOwnMemory = 0;
+inline constexpr std::uint64_t kApplicationMemory = 1;
+
 // Descriptors of the firmware, in this order.
 enum StartupFd : int {
   kSocketFd = 0,        // SOCK_SEQPACKET to A; its end of file is the end of D
-  kWindowFd = 1,        // control, heap and code regions, in the window's order
-  kDeviceMemoryFd = 2,  // file offset = virtual address
+  kWindowFd = 1,        // control, heap and code regions, in the window's order; unused in the application's memory
+  kDeviceMemoryFd = 2,  // file offset = virtual address; likewise
   kApplicationFd = 3,   // pidfd of A: readable when A has ended, even if a stray child of A holds the socket
   kStartupFdCount = 4,
 };
@@ -32,7 +40,7 @@ inline constexpr int kAbortSignal = 10;
 struct Hello {
   std::uint32_t magic;        // kHelloMagic
   std::uint32_t version;      // kProtocolVersion of the firmware
-  std::int32_t error_number;  // 0: ready, and the userfaultfd comes along; else the errno of `failed_step`
+  std::int32_t error_number;  // 0: ready, and the userfaultfd, if any, comes along; else the errno of `failed_step`
   std::uint32_t symbol_count;
   std::uint64_t features;  // UFFD_FEATURE_... that were asked for and granted
   char failed_step[64];

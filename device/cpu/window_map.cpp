@@ -87,10 +87,9 @@ Result<void> reserve_once() {
     return fail_errno("cannot map the window's shared regions", errno);
   }
   if (madvise(at(kShared), kShared.size, MADV_DONTFORK) != 0) return fail_errno("madvise(MADV_DONTFORK)", errno);
-  // In A this region is CpuDevice's own private memory (see cpu_device_impl.h).
-  constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
-  if (mmap(at(window::kFirmware), window::kFirmware.size, kReadWrite, kPrivate, -1, 0) == MAP_FAILED) {
-    return fail_errno("cannot map the window's private region", errno);
+  // For MirroredDevice's own state; the ATS device places the firmware there.
+  if (int error = renew_region(window::kFirmware, kReadWrite); error != 0) {
+    return fail_errno("cannot map the window's private region", error);
   }
   g_window_fd = fd.release();
   return {};
@@ -109,14 +108,18 @@ int window_fd() noexcept {
   return g_window_fd;
 }
 
+int renew_region(const Region& region, int protection) noexcept {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  return mmap(at(region), region.size, protection, kFlags, -1, 0) == MAP_FAILED ? errno : 0;
+}
+
 void discard_window_memory(void* start, std::size_t size) noexcept {
   madvise(start, size, MADV_REMOVE);
 }
 
 void detach_window_after_fork() noexcept {
   if (g_window_fd < 0) return;
-  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
-  (void)mmap(at(kShared), kShared.size, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+  (void)renew_region(kShared, PROT_READ | PROT_WRITE);
   close(g_window_fd);
   g_window_fd = -1;
 }

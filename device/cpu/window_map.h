@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/result.h"
+#include "device/window.h"
 
 namespace mirrorcl::device {
 
@@ -12,6 +13,10 @@ Result<void> reserve_window();
 
 // The file of the regions control, heap and code, in this order. Valid after reserve_window().
 int window_fd() noexcept;
+
+// Replaces `region`, one of those that are not shared, by fresh private memory (a PROT_... mask), or takes access to it
+// away (PROT_NONE). Returns 0, or an errno value. Async-signal-safe.
+int renew_region(const window::Region& region, int protection) noexcept;
 
 // Gives the pages of [start, start + size), in a shared region, back to the system; they read as zeros then.
 void discard_window_memory(void* start, std::size_t size) noexcept;

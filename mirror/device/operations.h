@@ -45,6 +45,9 @@ struct DeviceCapabilities {
   bool native_atomics;         // device atomics are coherent with the CPU's on a coherent page
   bool parallel_copies;        // copy_in_mapped may be called for several disjoint ranges at once
   std::uint64_t memory_size;   // bytes that may be resident at once
+  // The device translates addresses with the application's own page tables (ATS): it has no memory and no mappings of
+  // its own, never reports a fault, and needs no mirror.
+  bool shares_page_tables = false;
 };
 
 class DeviceOperations {

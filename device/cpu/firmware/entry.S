@@ -6,7 +6,8 @@
 
         .text
 
-/* The kernel's entry: leave its stack, which the takeover unmaps, for our own. */
+/* The kernel's entry, or the ATS device's call: leave the stack, which the takeover unmaps, for our own. The argument in rdi
+   says which (startup.h); exec clears it. */
         .globl  _start
         .type   _start, @function
 _start:

@@ -51,11 +51,15 @@ Failure explain_protection_fault(const greg_t* from) noexcept {
   return {FaultKind::kIllegalInstruction, r(REG_RIP)};  // privileged
 }
 
-Failure explain_access(Unit* unit, std::uint64_t address) noexcept {
+Failure explain_access(Unit* unit, int code, std::uint64_t address, const greg_t* registers) noexcept {
   std::uint64_t guard = unit_space(unit->index) + kKernelGuardOffset;
   if (address >= guard && address < unit_space(unit->index) + kKernelStackOffset)
     return {FaultKind::kStackOverflow, address};
-  return {FaultKind::kInvalidAddress, address};
+  // Of the processor's page-fault error code: a write to a page that is there. In the application's memory that is a
+  // read-only one; in an address space of our own the service thread judges.
+  constexpr greg_t kWriteToPresent = 3;
+  const bool read_only = code == SEGV_ACCERR && (registers[REG_ERR] & kWriteToPresent) == kWriteToPresent;
+  return {read_only ? FaultKind::kReadOnly : FaultKind::kInvalidAddress, address};
 }
 
 Failure explain(Unit* unit, int number, const siginfo_t* info, const greg_t* registers) noexcept {
@@ -63,12 +67,14 @@ Failure explain(Unit* unit, int number, const siginfo_t* info, const greg_t* reg
   auto address = reinterpret_cast<std::uint64_t>(info->si_addr);
   switch (number) {
     case SIGSEGV:
-      return info->si_code == SI_KERNEL ? explain_protection_fault(registers) : explain_access(unit, address);
+      return info->si_code == SI_KERNEL ? explain_protection_fault(registers)
+                                        : explain_access(unit, info->si_code, address, registers);
     case SIGBUS:
       if (info->si_code == SI_KERNEL) return explain_protection_fault(registers);
       if (info->si_code == BUS_ADRALN) return {FaultKind::kMisaligned, address};
-      // Shared memory that could not be allocated.
-      return {info->si_code == BUS_ADRERR ? FaultKind::kOutOfMemory : FaultKind::kUnknown, address};
+      if (info->si_code != BUS_ADRERR) return {FaultKind::kUnknown, address};
+      // The application's mapping of a file goes on behind its end; or device memory that could not be allocated.
+      return {shares_memory ? FaultKind::kInvalidAddress : FaultKind::kOutOfMemory, address};
     case SIGFPE:
       return {
           info->si_code == FPE_INTDIV || info->si_code == FPE_INTOVF ? FaultKind::kIntegerDivide : FaultKind::kUnknown,

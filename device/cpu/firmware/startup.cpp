@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device process from its first instruction to its end: builds the device's address space, hands its userfaultfd to
-// the application, starts the compute units, and then waits for the application's end.
+// The device process from its first instruction to its end: builds the device's address space and hands its userfaultfd
+// to the application (or runs in the application's memory as it is), starts the compute units, and then waits for the
+// application's end.
 #include "device/cpu/startup.h"
 
 #include <errno.h>
@@ -28,10 +29,13 @@ alignas(64) char mirrorcl_control_stack[64 * 1024];
 extern char mirrorcl_control_stack_end;
 asm(".globl mirrorcl_control_stack_end\n.set mirrorcl_control_stack_end, mirrorcl_control_stack + 65536\n");
 std::uint8_t mirrorcl_has_avx;
-[[noreturn]] void mirrorcl_firmware_main();
+[[noreturn]] void mirrorcl_firmware_main(std::uint64_t memory);
 }
 
 namespace mirrorcl::firmware {
+
+bool shares_memory = false;
+
 namespace {
 
 // Newer than Debian 12's headers.
@@ -112,7 +116,8 @@ void become_daemon() noexcept {
   raw_syscall(SYS_setsid);
   raw_syscall(SYS_chdir, "/");
   raw_syscall(SYS_prctl, PR_SET_NAME, "mirrorcl-device");
-  raw_syscall(SYS_prctl, PR_SET_DUMPABLE, 0);
+  // A property of the memory, and so the application's where that is shared.
+  if (!shares_memory) raw_syscall(SYS_prctl, PR_SET_DUMPABLE, 0);
   rlimit none{0, 0};
   raw_syscall(SYS_prlimit64, 0, RLIMIT_CORE, &none, nullptr);
   raise_limit(RLIMIT_AS);
@@ -175,6 +180,15 @@ void register_range(int uffd, std::uint64_t start, std::uint64_t end) noexcept {
   must(raw_syscall(SYS_ioctl, uffd, UFFDIO_REGISTER, &request), "UFFDIO_REGISTER");
 }
 
+// Returns the userfaultfd that drives it.
+int make_own_address_space(std::uint64_t* features) noexcept {
+  int uffd = make_mmu(features);
+  take_over_address_space();
+  register_range(uffd, window::kUserSpaceStart, window::kWindow.start);
+  register_range(uffd, window::kWindow.end(), window::kUserSpaceEnd);
+  return uffd;
+}
+
 bool avx_usable() noexcept {
   std::uint32_t a = 1;
   std::uint32_t c = 0;
@@ -233,22 +247,20 @@ std::uint32_t publish_symbols() noexcept {
 }  // namespace
 }  // namespace mirrorcl::firmware
 
-extern "C" [[noreturn]] void mirrorcl_firmware_main() {
+extern "C" [[noreturn]] void mirrorcl_firmware_main(std::uint64_t memory) {
   using namespace mirrorcl;
   using namespace mirrorcl::firmware;
+  shares_memory = memory == device::kApplicationMemory;
   control_thread.self = &control_thread;
   set_fs_base(&control_thread);
   install_fault_handlers();
   become_daemon();
   mirrorcl_has_avx = avx_usable() ? 1 : 0;
-  map_window();
+  if (!shares_memory) map_window();
   const std::uint32_t version = device::control_block()->version;
   if (version != device::kProtocolVersion) must(-EPROTONOSUPPORT, "comparing versions");
   device::Hello hello = hello_of(0, "");
-  int uffd = make_mmu(&hello.features);
-  take_over_address_space();
-  register_range(uffd, window::kUserSpaceStart, window::kWindow.start);
-  register_range(uffd, window::kWindow.end(), window::kUserSpaceEnd);
+  const int uffd = shares_memory ? -1 : make_own_address_space(&hello.features);
   hello.symbol_count = publish_symbols();
   must(raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS");
   for (std::uint32_t i = 0; i < device::control_block()->unit_count; ++i) start_unit(i);

@@ -58,6 +58,9 @@ inline Unit* unit_at(std::uint32_t index) noexcept {
   return reinterpret_cast<Unit*>(unit_space(index) + kUnitOffset);
 }
 
+// Whether the units run in the application's memory (the ATS device), not in an address space of their own.
+extern bool shares_memory;
+
 // The unit's thread; never returns.
 void run_unit(void* unit);
 
