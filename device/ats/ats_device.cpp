@@ -26,8 +26,11 @@ class AtsDevice final : public CpuDeviceImpl {
 
   // --- mirror::DeviceOperations: every mapping is there already, and nothing is anywhere else
   mirror::DeviceCapabilities capabilities() const noexcept override {
-    return {
-        .memory_cpu_mappable = true, .native_atomics = true, .memory_size = memory_size_, .shares_page_tables = true};
+    return {.memory_cpu_mappable = true,
+            .native_atomics = true,
+            .parallel_copies = false,
+            .memory_size = memory_size_,
+            .shares_page_tables = true};
   }
   int memory_fd() const noexcept override { return -1; }
   int fault_fd() const noexcept override { return -1; }
