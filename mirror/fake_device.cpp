@@ -179,11 +179,8 @@ int FakeDevice::replay(Range) noexcept {
 
 int FakeDevice::fail(const DeviceFault& fault, device::FaultKind kind) noexcept {
   lock();
-  for (Refusal& refusal : refusals_) {
-    if (refusal.used) continue;
-    refusal = {fault.requester, kind, true};
-    break;
-  }
+  // An access that faulted twice may be refused twice; nobody collects the second. The oldest gives way.
+  refusals_[next_refusal_++ % kMaxFaults] = {fault.requester, kind, true};
   unlock();
   wake();
   return 0;

@@ -107,6 +107,7 @@ class FakeDevice final : public DeviceOperations {
   char transfers_[kMaxFaults][kTransferSize] = {};
   std::array<Pending, kMaxFaults> pending_{};
   std::array<Refusal, kMaxFaults> refusals_{};
+  std::size_t next_refusal_ = 0;
   std::atomic<std::uint32_t> next_requester_{1};
   std::atomic<std::uint64_t> fault_count_{0};
   std::atomic<bool> lost_reported_{false};

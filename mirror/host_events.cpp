@@ -55,9 +55,9 @@ void HostEvents::take_message(const uffd_msg& message) {
 void HostEvents::queue_event(HostEvent event) {
   if (in_operation_) {
     if (scratch_.size != 0 && overlap(event.range, scratch_)) return;
-    bool same_range = event.range.start == target_.start && event.range.size == target_.size;
-    if (same_range && !saw_own_event_ && event.kind == own_kind_) {
-      saw_own_event_ = true;
+    // One event for each mapping in the target, in ascending order.
+    if (event.kind == own_kind_ && event.range.start == own_next_ && event.range.end() <= target_.end()) {
+      own_next_ = event.range.end();
       return;
     }
     event.during_operation = overlap(event.range, target_);
@@ -104,14 +104,14 @@ void HostEvents::wait_settled_slowly() noexcept {
 void HostEvents::begin_operation(HostEvent::Kind own, Range target, Range scratch) {
   own_kind_ = own;
   in_operation_ = true;
-  saw_own_event_ = false;
+  own_next_ = target.start;
   target_ = target;
   scratch_ = scratch;
 }
 
 bool HostEvents::end_operation() {
   in_operation_ = false;
-  return saw_own_event_;
+  return own_next_ == target_.end();
 }
 
 }  // namespace mirrorcl::mirror

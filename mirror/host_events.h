@@ -77,7 +77,7 @@ class HostEvents {
   std::pmr::vector<HostFault> faults_;
 
   bool in_operation_ = false;
-  bool saw_own_event_ = false;
+  std::uint64_t own_next_ = 0;  // the target's own events have been seen up to here
   HostEvent::Kind own_kind_ = HostEvent::Kind::kUnmap;
   Range target_{0, 0};
   Range scratch_{0, 0};

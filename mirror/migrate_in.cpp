@@ -163,6 +163,10 @@ Verdict Migrator::migrate_in(Block& block, unsigned page) noexcept {
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
   own.count = wanted.find_clear(page) - own.first;
   Verdict verdict = move_in(block, own, page);
+  // What is wrong with a page beside it (read-only by now, say) is not this page's fault.
+  if (verdict.outcome == Outcome::kFailed && own.count > 1 && block.state(page) == PageState::kHost) {
+    verdict = move_in(block, {page, 1}, page);
+  }
   if (block.state(page) != PageState::kDevice) return verdict.outcome == Outcome::kDone ? kTryAgain : verdict;
   wanted.clear(own);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
@@ -172,9 +176,15 @@ Verdict Migrator::migrate_in(Block& block, unsigned page) noexcept {
 }
 
 Verdict Migrator::move_in(Block& block, PageRun run, unsigned urgent) noexcept {
-  if (!host_.can_move()) return copy_in_protected(block, run);
   for (unsigned page = run.first; page < run.end();) {
     PageRun rest{page, run.end() - page};
+    if (!host_.can_move()) {
+      unsigned served = 0;
+      Verdict verdict = move_in_stubborn(block, rest, -EINVAL, &served);
+      if (verdict.outcome != Outcome::kDone) return verdict;
+      page += served;
+      continue;
+    }
     Range source = block.range(rest);
     std::uint64_t staging = staging_.take(source.size);
     auto progress = host_.move(staging, source, rest.count > 1);
@@ -250,7 +260,7 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
     return move_in(block, same_mapping, same_mapping.first);
   }
   if (error == -EINVAL) {
-    // Locked or executable memory.
+    // Locked or executable memory, or a kernel without MOVE.
     *served = same_mapping.count;
     return copy_in_protected(block, same_mapping);
   }
@@ -330,7 +340,7 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
   return failed(FaultKind::kOutOfMemory);
 }
 
-// For kernels without MOVE and for memory that it refuses: stop writers, copy, drop.
+// For kernels without MOVE and for memory that it refuses: stop writers, copy, drop. `run` lies in one mapping.
 Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
   Range range = block.range(run);
   int error = host_.write_protect(range, true);
@@ -410,7 +420,7 @@ Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& 
   int error = space_.read(block.range(run).start, bounce_, block.range(run).size);
   if (error != 0) {
     run = {page, 1};
-    error = space_.read(block.range(run).start, bounce_, kPageSize);
+    error = read_or_zeros(block.range(run), mapping);
   }
   Range range = block.range(run);
   if (error != 0) {
@@ -429,6 +439,19 @@ Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& 
   has_snapshots_.store(true, std::memory_order_release);
   grant(range, Access::kRead);
   return kServed;
+}
+
+// One page into bounce_. A page that the host never touched holds zeros, but reading it would be a fault for this very
+// thread if its range is registered.
+int Migrator::read_or_zeros(Range page, const MappingInfo& mapping) noexcept {
+  int error = space_.read(page.start, bounce_, kPageSize);
+  PageMask present;
+  if (error == 0 || !mapping.anonymous || mapping.shared || space_.present_pages(page, &present) != 0 ||
+      present.any()) {
+    return error;
+  }
+  __builtin_memset(bounce_, 0, kPageSize);
+  return 0;
 }
 
 void Migrator::drop_snapshot(Block& block, PageRun run) noexcept {

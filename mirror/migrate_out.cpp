@@ -51,11 +51,8 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
 Outcome Migrator::show_zeros(Block* block, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
   unsigned page = page_in_block(fault.address);
-  if (block == nullptr) {
-    // A mapping that grew by mremap inherits the registration beyond what we asked for.
-    PageRun all{0, kBlockPages};
-    host_.unregister_range({block_down(fault.address), all.count * kPageSize});
-    host_.wake(range);
+  if (block == nullptr || !block->registered(page)) {
+    stop_unknown_tracking(block, fault.address);
     return Outcome::kDone;
   }
   block->clear_discarding({page, 1});
@@ -79,6 +76,27 @@ Outcome Migrator::show_zeros(Block* block, const HostFault& fault) noexcept {
   if (error == -EAGAIN) return Outcome::kAgain;
   if (error != 0) host_.wake(range);  // EEXIST: served meanwhile; ENOENT: not ours any more, the access is tried again
   return Outcome::kDone;
+}
+
+// Registered for the kernel, but not for us: a mapping that grew by mremap inherits the registration beyond what we
+// asked for, and some ranges cannot be unregistered as a whole. As much as lies in one mapping, and at least this page.
+void Migrator::stop_unknown_tracking(const Block* block, std::uint64_t address) noexcept {
+  Range page{page_down(address), kPageSize};
+  std::uint64_t first = block_down(address);
+  std::uint64_t end = first + kBlockSize;
+  if (auto mapping = space_.query(address)) {
+    first = std::max(first, mapping->range.start);
+    end = std::min(end, mapping->range.end());
+  }
+  if (block != nullptr) {
+    unsigned at = page_in_block(address);
+    unsigned lowest = at;
+    while (lowest > 0 && !block->registered(lowest - 1)) --lowest;
+    first = std::max(first, block->base() + lowest * kPageSize);
+    end = std::min(end, block->base() + block->registered().find_set(at) * kPageSize);
+  }
+  if (host_.unregister_range({first, end - first}) != 0) host_.unregister_range(page);
+  host_.wake(page);
 }
 
 bool Migrator::stop_tracking(Block& block, Range range) noexcept {

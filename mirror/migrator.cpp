@@ -53,7 +53,8 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       memory_(memory),
       blocks_(memory),
       staging_(host, copiers),
-      snapshot_blocks_(memory) {}
+      snapshot_blocks_(memory),
+      moved_pages_(memory) {}
 
 Result<void> Migrator::open() {
   // A coherent run in the middle of a mapping makes three of one. A quarter of what the process may have is left to us.
@@ -75,6 +76,7 @@ const void* Migrator::view(Range range) noexcept {
 
 void Migrator::unmapped(Range range, bool during_operation) noexcept {
   counters_.add(&Statistics::events_unmap);
+  drop_moved(range);
   blocks_.for_each(range, [&](Block& block) {
     PageRun run = block.pages(range);
     PageMask gone = block.in_device_memory() & PageMask(run);
@@ -105,6 +107,9 @@ void Migrator::unmapped(Range range, bool during_operation) noexcept {
 void Migrator::discarded(Range range) noexcept {
   counters_.add(&Statistics::events_remove);
   std::uint64_t now = now_ns();
+  for (MovedPage& page : moved_pages_) {
+    page.discarded = page.discarded || (page.address >= range.start && page.address < range.end());
+  }
   blocks_.for_each(range, [&](Block& block) {
     PageMask wanted(block.pages(range));
     // Device memory shows zeros from now on. Coherent pages lose the application's entry with it, and its next access
@@ -128,40 +133,28 @@ void Migrator::discarded(Range range) noexcept {
 
 void Migrator::moved(Range from, std::uint64_t to) noexcept {
   counters_.add(&Statistics::events_remap);
+  follow_moved(from, to);
   std::uint64_t distance = to - from.start;  // modulo 2^64
   blocks_.for_each(from, [&](Block& block) {
     PageRun all = block.pages(from);
-    PageMask kept;  // still shown by the application's mapping at the new address
+    PageMask kept;  // device pages that are still shown by the application's mapping at the new address
     for (unsigned page = all.first; page < all.end(); ++page) {
       Range old_range = block.range(PageRun{page, 1});
       Range new_range{old_range.start + distance, kPageSize};
       if (!block.registered(page)) continue;
       PageState state = block.state(page);
       if (state == PageState::kCoherent) {
-        // The mapping at the new address shows device memory of the old one. Take it away from the application first,
-        // so that nothing is written there any more; what it touches now faults and waits for us.
-        if (replace_mapping(new_range, Backing::kEmpty) != 0) {
-          log_error("a coherent page moved from {:#x} to {:#x} could not be followed; the device no longer sees it",
-                    old_range.start, new_range.start);
-          kept.set(page);
-          continue;
-        }
         coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
+        moved_pages_.push_back({old_range.start, new_range.start, false});
+        kept.set(page);
+        continue;
       }
       Block& target = blocks_.find_or_create(new_range.start);
       PageRun target_run{page_in_block(new_range.start), 1};
       target.forget(target_run);
       target.mark_registered(target_run);
-      if (state != PageState::kDevice && state != PageState::kCoherent) continue;
-      int error = on_device([&] { return device_->copy_out(old_range, bounce_); });
-      if (error == 0) error = on_device([&] { return device_->copy_in(new_range, bounce_); });
-      if (error != 0) {
-        log_error("device memory of {:#x} could not be moved to {:#x}: error {}", old_range.start, new_range.start,
-                  -error);
-        continue;
-      }
-      target.host_to_device(target_run);
-      host_.wake(new_range);
+      if (state == PageState::kDevice && carry(old_range, new_range)) target.host_to_device(target_run);
+      if (state == PageState::kDevice) host_.wake(new_range);
     }
     PageMask gone = block.in_device_memory() & PageMask(all) & ~kept;
     for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
@@ -170,6 +163,62 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
     block.forget(all);
     blocks_.remove_if_empty(block);
   });
+}
+
+// Copies one page of device memory to another address.
+bool Migrator::carry(Range from, Range to) noexcept {
+  int error = on_device([&] { return device_->copy_out(from, bounce_); });
+  if (error == 0) error = on_device([&] { return device_->copy_in(to, bounce_); });
+  if (error != 0)
+    log_error("device memory of {:#x} could not be moved to {:#x}: error {}", from.start, to.start, -error);
+  return error == 0;
+}
+
+// --- coherent pages on the move
+
+void Migrator::follow_moved(Range from, std::uint64_t to) noexcept {
+  for (MovedPage& page : moved_pages_) {
+    if (page.address >= from.start && page.address < from.end()) page.address += to - from.start;
+  }
+}
+
+void Migrator::drop_moved(Range range) noexcept {
+  std::erase_if(moved_pages_, [&](const MovedPage& page) {
+    if (page.address < range.start || page.address >= range.end()) return false;
+    on_device([&] { return device_->unmap({page.origin, kPageSize}); });
+    return true;
+  });
+}
+
+Outcome Migrator::place_moved() noexcept {
+  while (!moved_pages_.empty()) {
+    MovedPage page = moved_pages_.back();
+    // Taken away from the application first, so that nothing is written there any more; what it touches then faults and
+    // waits for us.
+    int error = replace_mapping({page.address, kPageSize}, Backing::kEmpty);
+    if (error == -EAGAIN) return Outcome::kAgain;
+    moved_pages_.pop_back();
+    if (error != 0) {
+      log_error(
+          "a coherent page moved from {:#x} to {:#x} could not be followed; the device no longer sees it: error {}",
+          page.origin, page.address, -error);
+      continue;
+    }
+    place(page);
+  }
+  return Outcome::kDone;
+}
+
+void Migrator::place(const MovedPage& page) noexcept {
+  Range origin{page.origin, kPageSize};
+  Range range{page.address, kPageSize};
+  Block& block = blocks_.find_or_create(range.start);
+  PageRun run{page_in_block(range.start), 1};
+  block.forget(run);
+  block.mark_registered(run);
+  if (!page.discarded && carry(origin, range)) block.host_to_device(run);
+  on_device([&] { return device_->unmap(origin); });
+  host_.wake(range);
 }
 
 }  // namespace mirrorcl::mirror

@@ -64,8 +64,23 @@ class Migrator {
   void unmapped(Range range, bool during_operation) noexcept;
   void discarded(Range range) noexcept;
   void moved(Range from, std::uint64_t to) noexcept;
+  // After the last event: coherent pages that moved become device pages of their new address. kAgain: apply the events
+  // that have come meanwhile, then call again.
+  Outcome place_moved() noexcept;
 
  private:
+  // A page that moved while it was coherent: the application's mapping at `address` still shows device memory of
+  // `origin`. Nothing is served while there is one, so the device page of `origin` is nobody else's.
+  struct MovedPage {
+    std::uint64_t origin;
+    std::uint64_t address;
+    bool discarded;  // by MADV_DONTNEED at the new address
+  };
+  void follow_moved(Range from, std::uint64_t to) noexcept;
+  void drop_moved(Range range) noexcept;
+  void place(const MovedPage& page) noexcept;
+  bool carry(Range from, Range to) noexcept;
+
   // migrate_in.cpp: host to device
   Verdict register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept;
   Verdict migrate_in(Block& block, unsigned page) noexcept;
@@ -75,6 +90,7 @@ class Migrator {
   Verdict adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging, unsigned urgent) noexcept;
   Verdict copy_in_protected(Block& block, PageRun run) noexcept;
   Verdict take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept;
+  int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
   void grant(Range range, Access access) noexcept;
   void count_replay() noexcept;
@@ -88,6 +104,7 @@ class Migrator {
   Progress copy_home(Range range, const char* source) noexcept;
   Outcome show_zeros(Block* block, const HostFault& fault) noexcept;
   bool stop_tracking(Block& block, Range range) noexcept;
+  void stop_unknown_tracking(const Block* block, std::uint64_t address) noexcept;
 
   // coherence.cpp: one memory for both
   enum class Backing : std::uint8_t { kDeviceMemory, kEmpty };
@@ -123,6 +140,7 @@ class Migrator {
   Staging staging_;
   char* bounce_ = nullptr;                           // kBlockSize bytes of pinned memory for contents on their way
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
+  std::pmr::vector<MovedPage> moved_pages_;
   std::atomic<bool> has_snapshots_{false};
   std::uint64_t coherent_mappings_ = 0;  // an upper bound of the mappings that coherent runs split off
   std::uint64_t coherent_mappings_limit_ = 0;

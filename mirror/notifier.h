@@ -15,8 +15,10 @@ class Notifier {
 
   // Reads and applies events until none is left, then lets drain_events() return.
   void apply_pending() noexcept {
-    events_.read_pending();
-    while (events_.has_events()) apply(events_.take_event());
+    do {
+      events_.read_pending();
+      while (events_.has_events()) apply(events_.take_event());
+    } while (migrator_.place_moved() == Outcome::kAgain);
     events_.settle();
   }
 

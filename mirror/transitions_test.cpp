@@ -258,6 +258,25 @@ TEST_F(TransitionsTest, OneMirrorPerProcess) {
   EXPECT_TRUE(Mirror::probe().has_value());
 }
 
+TEST_F(TransitionsTest, InaccessibleNeighbourDoesNotFailTheAccess) {
+  TestMemory memory(16);
+  for (std::size_t page = 0; page < 16; ++page) *memory.word(page) = page;
+  // Registers the whole, and makes it look dense from page 8 on.
+  for (std::size_t page = 15; page >= 9; --page) ASSERT_EQ(device_.load(memory.word(page)), page);
+  ASSERT_EQ(mprotect(memory.data(), 8 * kPageSize, PROT_NONE), 0);
+  device_.store(memory.word(8), std::uint64_t{88});
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone);
+  EXPECT_EQ(*memory.word(8), 88U);
+}
+
+TEST_F(TransitionsTest, ReadOnlyPageThatWasNeverTouchedHoldsZeros) {
+  TestMemory memory(4);
+  device_.store(memory.word(0), std::uint64_t{1});  // registers the range
+  ASSERT_EQ(mprotect(memory.data() + kPageSize, kPageSize, PROT_READ), 0);
+  EXPECT_EQ(device_.load(memory.word(1)), 0U);
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone);
+}
+
 // As on kernels before 6.8.
 class WithoutMoveTest : public MirrorTest {
  protected:
@@ -307,6 +326,30 @@ TEST_F(WithoutMoveTest, NoWriteIsLostUnderConcurrentWriters) {
     ASSERT_EQ(memory.word(i)[0], device_counts[i]) << i;
     ASSERT_EQ(memory.word(i)[1], counts[i]) << i;
   }
+}
+
+TEST_F(WithoutMoveTest, DeviceWritesAfterMadvFreeSurvive) {
+  TestMemory memory(4);
+  *memory.word(0) = 1;
+  *memory.word(1) = 1;
+  device_.load(memory.word(3));  // registers the range
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
+  ASSERT_EQ(madvise(memory.data(), 2 * kPageSize, MADV_FREE), 0);
+  mirror_->drain_events();
+  device_.store(memory.word(0) + 5, std::uint64_t{7});
+  EXPECT_EQ(memory.word(0)[5], 7U);
+  EXPECT_TRUE(memory.word(0)[0] <= 1);
+}
+
+TEST_F(WithoutMoveTest, RunsThatCrossMappingsLoseNothing) {
+  TestMemory memory(64);
+  // Two mappings that the kernel does not merge.
+  ASSERT_EQ(madvise(memory.data() + 32 * kPageSize, 32 * kPageSize, MADV_HUGEPAGE), 0);
+  for (std::size_t page = 0; page < 64; ++page) *memory.word(page) = page;
+  for (std::size_t page = 63; page < 64; --page) ASSERT_EQ(device_.load(memory.word(page)), page);
+  for (std::size_t page = 0; page < 64; ++page) device_.store(memory.word(page), 100 + page);
+  mirror_->drain_events();
+  for (std::size_t page = 0; page < 64; ++page) ASSERT_EQ(*memory.word(page), 100 + page);
 }
 
 TEST_F(WithoutMoveTest, UnmapReuseAndDiscard) {

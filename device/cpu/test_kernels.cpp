@@ -13,6 +13,18 @@ __attribute__((always_inline)) inline T value(void** args, int index) {
   return *static_cast<T*>(args[index]);
 }
 
+template <typename T>
+__attribute__((always_inline)) inline void make_access(TestAccess& access) {
+  auto* word = reinterpret_cast<T*>(access.address);
+  if (access.kind == TestAccess::kRead) {
+    access.value = __atomic_load_n(word, __ATOMIC_RELAXED);
+  } else if (access.kind == TestAccess::kWrite) {
+    __atomic_store_n(word, static_cast<T>(access.value), __ATOMIC_RELAXED);
+  } else {
+    access.value = __atomic_fetch_add(word, static_cast<T>(access.value), __ATOMIC_SEQ_CST);
+  }
+}
+
 }  // namespace
 
 KERNEL void kernel_empty(void**, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) {}
@@ -145,6 +157,25 @@ KERNEL void kernel_view(void** args, TestContext* c, std::uint64_t gx, std::uint
     std::uint64_t word;
     asm volatile("movq %%fs:0x200(,%1,8), %0" : "=r"(word) : "r"(i));
     out[i] = word;
+  }
+}
+
+KERNEL void kernel_accesses(void** args, TestContext*, std::uint64_t, std::uint64_t, std::uint64_t) {
+  auto* list = value<TestAccess*>(args, 0);
+  auto count = value<std::uint64_t>(args, 1);
+  auto* done = value<volatile std::uint64_t*>(args, 2);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    TestAccess& access = list[i];
+    if (access.size == 8) {
+      make_access<std::uint64_t>(access);
+    } else if (access.size == 4) {
+      make_access<std::uint32_t>(access);
+    } else if (access.size == 2) {
+      make_access<std::uint16_t>(access);
+    } else {
+      make_access<std::uint8_t>(access);
+    }
+    *done = i + 1;
   }
 }
 

@@ -19,6 +19,15 @@ struct TestContext {
   std::uint32_t work_dim;
 };
 
+// An access of kernel_accesses, naturally aligned.
+struct TestAccess {
+  enum Kind : std::uint32_t { kRead, kWrite, kAdd };
+  std::uint32_t kind;
+  std::uint32_t size;  // bytes: 1, 2, 4 or 8
+  std::uint64_t address;
+  std::uint64_t value;  // in: what is written or added; out: what a read or an addition found
+};
+
 using TestKernel = void(void** args, TestContext* context, std::uint64_t gx, std::uint64_t gy, std::uint64_t gz);
 
 extern "C" {
@@ -43,6 +52,7 @@ TestKernel kernel_spoil_state;   // leaves the direction flag, MXCSR and x87 in 
 TestKernel kernel_report_state;  // (u64* out): direction flag, MXCSR, x87 control and tag
 TestKernel kernel_fail_group;    // (u64 group, u32* count): traps in one group, counts in the others
 TestKernel kernel_view;          // (u64* out): the group's WorkGroupView, 19 words at 19 * group
+TestKernel kernel_accesses;      // (TestAccess* list, u64 count, u64* done): *done grows with each access made
 TestKernel kernel_sum;           // (u64* data, u64 count, u64* out): reads it all
 }
 

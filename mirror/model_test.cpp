@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The model test on the fake device: everything but the device's own timing is deterministic.
+#include "base/log.h"
+#include "mirror/mirror_fixture.h"
+#include "mirror/model_devices.h"
+#include "mirror/model_test_support.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+class ModelTest : public MirrorTest {
+ protected:
+  void run(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
+    // Refused writes are part of the programs.
+    setenv("MIRRORCL_LOG", "error", 0);
+    init_log();
+    ASSERT_NO_FATAL_FAILURE(start(options));
+    FakeModelDevice device(device_);
+    Model model(*mirror_, device);
+    run_random_programs(model, first_seed, operations);
+    Statistics s = statistics();
+    std::printf(
+        "%llu operations; %llu device and %llu CPU faults, %llu pages made coherent, %llu events, %llu retries\n",
+        static_cast<unsigned long long>(model.operations()), static_cast<unsigned long long>(s.device_faults),
+        static_cast<unsigned long long>(s.cpu_faults), static_cast<unsigned long long>(s.coherent_upgrades),
+        static_cast<unsigned long long>(s.events_unmap + s.events_remap + s.events_remove),
+        static_cast<unsigned long long>(s.retries));
+    EXPECT_GT(s.pages_to_device, 0U);
+    EXPECT_GT(s.pages_to_host, 0U);
+  }
+};
+
+TEST_F(ModelTest, DefaultPolicy) {
+  run({}, 1, 2'000'000);
+}
+
+TEST_F(ModelTest, EverythingThatReturnsBecomesCoherent) {
+  MirrorOptions options;
+  options.coherent_after_returns = 1;
+  options.coherent_window_ms = 100'000;
+  run(options, 1'000'000, 1'000'000);
+}
+
+TEST_F(ModelTest, NothingBecomesCoherent) {
+  MirrorOptions options;
+  options.coherent_after_returns = 0;
+  run(options, 2'000'000, 1'000'000);
+}
+
+TEST_F(ModelTest, WithoutMove) {
+  MirrorOptions options;
+  options.use_move = false;
+  run(options, 3'000'000, 1'000'000);
+}
+
+TEST_F(ModelTest, SinglePagesOnly) {
+  MirrorOptions options;
+  options.density_percent = 1'000'000;
+  run(options, 4'000'000, 500'000);
+}
+
+TEST_F(ModelTest, ProgramsAreTheSameForTheSameSeed) {
+  EXPECT_EQ(random_program(7, 100), random_program(7, 100));
+  EXPECT_NE(random_program(7, 100), random_program(8, 100));
+}
+
+}  // namespace
+}  // namespace mirrorcl::mirror

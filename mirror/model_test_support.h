@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Drives the model with random programs, and tells the seed of the one that fails, also if it crashes or hangs.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "mirror/model.h"
+
+namespace mirrorcl::mirror {
+
+// A number from the environment: MIRRORCL_MODEL_SEED, MIRRORCL_MODEL_OPERATIONS.
+inline std::uint64_t model_option(const char* name, std::uint64_t fallback) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 0) : fallback;
+}
+
+// While it exists, a fatal signal or `seconds` without progress() end the process with the seed on standard error.
+class SeedReporter {
+ public:
+  explicit SeedReporter(unsigned seconds) : seconds_(seconds) {
+    for (int number : {SIGSEGV, SIGBUS, SIGALRM, SIGABRT}) signal(number, report);
+    progress(0);
+  }
+  ~SeedReporter() {
+    alarm(0);
+    for (int number : {SIGSEGV, SIGBUS, SIGALRM, SIGABRT}) signal(number, SIG_DFL);
+  }
+  SeedReporter(const SeedReporter&) = delete;
+  SeedReporter& operator=(const SeedReporter&) = delete;
+
+  void progress(std::uint64_t seed) {
+    text_size() = static_cast<std::size_t>(std::snprintf(text().data(), text().size(),
+                                                         "\nrepeat it with MIRRORCL_MODEL_SEED=%llu\n",
+                                                         static_cast<unsigned long long>(seed)));
+    alarm(seconds_);
+  }
+
+ private:
+  static std::array<char, 80>& text() {
+    static std::array<char, 80> text;
+    return text;
+  }
+  static std::size_t& text_size() {
+    static std::size_t size = 0;
+    return size;
+  }
+  static void report(int number) {
+    static constexpr char kHang[] = "\nno progress: hangs";
+    if (number == SIGALRM) (void)!write(STDERR_FILENO, kHang, sizeof kHang - 1);
+    (void)!write(STDERR_FILENO, text().data(), text_size());
+    signal(number, SIG_DFL);
+    raise(number);
+  }
+
+  unsigned seconds_;
+};
+
+// Runs random programs until `operations` elementary operations have been made; with MIRRORCL_MODEL_SEED just that one.
+inline void run_random_programs(Model& model, std::uint64_t first_seed, std::uint64_t operations) {
+  constexpr std::size_t kProgramBytes = 4096;
+  // A sanitizer or a busy machine makes it many times slower; a hang is for ever.
+  SeedReporter reporter(100);
+  const std::uint64_t only = model_option("MIRRORCL_MODEL_SEED", 0);
+  operations = model_option("MIRRORCL_MODEL_OPERATIONS", operations);
+  std::uint64_t seed = only != 0 ? only : first_seed;
+  const std::uint64_t wanted = model.operations() + operations;
+  for (; model.operations() < wanted; ++seed) {
+    reporter.progress(seed);
+    ASSERT_TRUE(model.run(random_program(seed, kProgramBytes)))
+        << model.failure() << "\nrepeat it with MIRRORCL_MODEL_SEED=" << seed;
+    if (only != 0) break;
+  }
+}
+
+}  // namespace mirrorcl::mirror
