@@ -43,10 +43,10 @@ struct AddressRange {
 
 // Uids name objects of the topology. The spans point into the table.
 struct Policy {
-  std::span<const Uid> bind;         // targets that memory must come from, in order; empty: not bound
-  Uid preferred = kNoUid;            // target where memory should live as long as it has room
-  std::span<const Uid> accessed_by;  // initiators that should have the memory mapped wherever it lives
-  bool read_mostly = false;          // readers get copies of their own
+  std::span<const Uid> bind{};         // targets that memory must come from, in order; empty: not bound
+  Uid preferred = kNoUid;              // target where memory should live as long as it has room
+  std::span<const Uid> accessed_by{};  // initiators that should have the memory mapped wherever it lives
+  bool read_mostly = false;            // readers get copies of their own
 
   bool empty() const noexcept { return bind.empty() && preferred == kNoUid && accessed_by.empty() && !read_mostly; }
 };
