@@ -19,12 +19,7 @@ class ModelTest : public MirrorTest {
     Model model(*mirror_, device);
     run_random_programs(model, first_seed, operations);
     Statistics s = statistics();
-    std::printf(
-        "%llu operations; %llu device and %llu CPU faults, %llu pages made coherent, %llu events, %llu retries\n",
-        static_cast<unsigned long long>(model.operations()), static_cast<unsigned long long>(s.device_faults),
-        static_cast<unsigned long long>(s.cpu_faults), static_cast<unsigned long long>(s.coherent_upgrades),
-        static_cast<unsigned long long>(s.events_unmap + s.events_remap + s.events_remove),
-        static_cast<unsigned long long>(s.retries));
+    print_statistics(model.operations(), s);
     EXPECT_GT(s.pages_to_device, 0U);
     EXPECT_GT(s.pages_to_host, 0U);
   }

@@ -63,6 +63,15 @@ class SeedReporter {
   unsigned seconds_;
 };
 
+inline void print_statistics(std::uint64_t operations, const Statistics& s) {
+  std::printf("%llu operations; %llu device and %llu CPU faults, %llu pages made coherent, %llu events, %llu retries\n",
+              static_cast<unsigned long long>(operations), static_cast<unsigned long long>(s.device_faults),
+              static_cast<unsigned long long>(s.cpu_faults), static_cast<unsigned long long>(s.coherent_upgrades),
+              static_cast<unsigned long long>(s.events_unmap + s.events_remap + s.events_remove),
+              static_cast<unsigned long long>(s.retries));
+  std::fflush(stdout);
+}
+
 // Runs random programs until `operations` elementary operations have been made; with MIRRORCL_MODEL_SEED just that one.
 inline void run_random_programs(Model& model, std::uint64_t first_seed, std::uint64_t operations) {
   constexpr std::size_t kProgramBytes = 4096;
