@@ -22,7 +22,7 @@ namespace mirrorcl::compiler {
 namespace {
 
 // To be raised when the meaning of an entry changes without a change of the service's file.
-constexpr std::string_view kFormat = "mirrorcl program 1";
+constexpr std::string_view kFormat = "mirrorcl program 2";
 
 // What PoCL chooses the code's processor by: vendor, model and features.
 void add_processor(ContentHash& hash) {
@@ -42,10 +42,11 @@ void add_processor(ContentHash& hash) {
 BuildCache::BuildCache(std::string folder, std::uint64_t largest) : folder_(std::move(folder)), largest_(largest) {}
 
 std::string BuildCache::key_of(const BuildRequest& request) const {
+  ByteWriter asked;
+  write_request(asked, request);
   ContentHash hash;
   hash.add(kFormat);
-  hash.add(request.source);
-  hash.add(request.options);
+  hash.add(ByteReader::to_string(asked.bytes()));
   add_processor(hash);
   hash.add_identity(private_file("mirrorcl-compiler"));
   hash.add_identity(pocl_library_path());
@@ -62,7 +63,9 @@ std::optional<BuildCache::Entry> BuildCache::load(const std::string& key, const 
     return std::nullopt;
   }
   ByteReader in(*content);
-  if (in.text() != kFormat || in.text() != request.source || in.text() != request.options) return std::nullopt;
+  ByteWriter asked;
+  write_request(asked, request);
+  if (in.text() != kFormat || !std::ranges::equal(in.raw(asked.bytes().size()), asked.bytes())) return std::nullopt;
   Entry entry;
   entry.log = in.text();
   entry.image = read_image(in);
@@ -74,8 +77,7 @@ void BuildCache::store(const std::string& key, const BuildRequest& request, cons
   if (folder_.empty()) return;
   ByteWriter out;
   out.text(kFormat);
-  out.text(request.source);
-  out.text(request.options);
+  write_request(out, request);
   out.text(entry.log);
   write_image(out, entry.image);
   if (auto written = write_checked_file(path_of(key), out.bytes()); !written && !complained_.exchange(true)) {

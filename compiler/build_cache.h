@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The disk cache of built programs: a file per program, named by a hash of source, options and everything that made it,
-// and holding source and options too, so that a program never gets another one's code.
+// The disk cache of built programs: a file per program, named by a hash of the request and everything that made it,
+// and holding the request too, so that a program never gets another one's code.
 //
 // Thread safety: all members; processes may share the folder.
 #pragma once

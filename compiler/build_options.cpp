@@ -26,6 +26,11 @@ constexpr std::array<std::string_view, 9> kLanguageOptions{"-cl-single-precision
 // progress for nobody since there are none.
 constexpr std::array<std::string_view, 2> kImpliedOptions{"-cl-kernel-arg-info", "-cl-no-subgroup-ifp"};
 
+// Options of a link that permit what has been decided when the objects were compiled.
+constexpr std::array<std::string_view, 5> kLinkOptions{"-cl-no-signed-zeros", "-cl-unsafe-math-optimizations",
+                                                       "-cl-finite-math-only", "-cl-fast-relaxed-math",
+                                                       "-cl-no-subgroup-ifp"};
+
 bool is_identifier_start(char c) {
   return std::isalpha(static_cast<unsigned char>(c)) != 0 || c == '_';
 }
@@ -117,6 +122,28 @@ Result<BuildOptions> parse_build_options(const std::string& text) {
   }
   std::sort(options.language.begin(), options.language.end());
   options.language.erase(std::unique(options.language.begin(), options.language.end()), options.language.end());
+  return options;
+}
+
+Result<LinkOptions> parse_link_options(const std::string& text) {
+  auto words = split_words(text);
+  if (!words) return tl::unexpected(words.error());
+  LinkOptions options;
+  bool enable_link_options = false;
+  for (const std::string& word : *words) {
+    if (word == "-create-library") {
+      options.create_library = true;
+    } else if (word == "-enable-link-options") {
+      enable_link_options = true;
+    } else if (word == "-cl-denorms-are-zero") {
+      options.flush_denormals = true;
+    } else if (std::find(kLinkOptions.begin(), kLinkOptions.end(), word) == kLinkOptions.end()) {
+      return invalid(fmt::format("{}: not an option of clLinkProgram", word));
+    }
+  }
+  if (enable_link_options && !options.create_library) {
+    return invalid("-enable-link-options: only together with -create-library");
+  }
   return options;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The options of clBuildProgram, taken apart (OpenCL 3.0 API §5.8.6). One parser for both sides: the application checks
-// with it, the service builds with it.
+// The options of clBuildProgram, clCompileProgram and clLinkProgram, taken apart (OpenCL 3.0 API §5.8.6 and §5.8.7).
+// One parser for both sides: the application checks with it, the service builds with it.
 #pragma once
 
 #include <string>
@@ -27,5 +27,13 @@ Result<std::vector<std::string>> split_words(const std::string& text);
 
 // kInvalidArgument names the option that is unknown or malformed.
 Result<BuildOptions> parse_build_options(const std::string& text);
+
+struct LinkOptions {
+  bool create_library = false;   // -create-library
+  bool flush_denormals = false;  // -cl-denorms-are-zero
+};
+
+// kInvalidArgument likewise.
+Result<LinkOptions> parse_link_options(const std::string& text);
 
 }  // namespace mirrorcl::compiler

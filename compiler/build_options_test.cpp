@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// OpenCL 3.0 API §5.8.6.
+// OpenCL 3.0 API §5.8.6 and §5.8.7.
 #include "compiler/build_options.h"
 
 #include <gmock/gmock.h>
@@ -22,6 +22,18 @@ TEST(split_words, joins_what_quotes_join) {
 TEST(split_words, refuses_an_unfinished_quote) {
   EXPECT_EQ(split_words("-I \"a b").error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(split_words("'").error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(parse_link_options, knows_every_option_of_the_specification) {
+  auto options = parse_link_options(
+      "-cl-denorms-are-zero -cl-no-signed-zeros -cl-unsafe-math-optimizations -cl-finite-math-only "
+      "-cl-fast-relaxed-math -cl-no-subgroup-ifp");
+  ASSERT_TRUE(options.has_value()) << options.error().message;
+  EXPECT_TRUE(options->flush_denormals);
+  EXPECT_FALSE(options->create_library);
+  EXPECT_TRUE(parse_link_options("-create-library -enable-link-options")->create_library);
+  EXPECT_THAT(parse_link_options("-enable-link-options").error().message, HasSubstr("-create-library"));
+  EXPECT_THAT(parse_link_options("-DX").error().message, HasSubstr("-DX"));
 }
 
 TEST(parse_build_options, defaults_to_opencl_c_1_2) {

@@ -158,7 +158,8 @@ TEST(build_cache, stays_under_its_limit_and_drops_the_oldest) {
   EXPECT_TRUE(std::filesystem::exists(folder.path() + "/other"));
   std::uintmax_t total = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder.path())) total += entry.file_size();
-  EXPECT_LT(total, 6'000U);
+  // Half of the limit after a trim, and what was stored since if a store has trimmed already.
+  EXPECT_LT(total, 10'000U);
 }
 
 TEST(build_cache, readers_and_writers_at_once_see_whole_entries) {

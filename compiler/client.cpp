@@ -53,11 +53,11 @@ class ServiceClient final : public Client {
   ~ServiceClient() override { unregister_for_fork(this); }
 
   BuildOutcome build(const BuildRequest& request) override {
-    if (auto valid = check_options(request.options); !valid) return refuse(valid.error(), {});
+    if (auto valid = check_options(request.kind, request.options); !valid) return refuse(valid.error(), {});
     const std::string key = cache_.key_of(request);
     if (auto entry = cache_.load(key, request)) return {std::move(entry->image), std::move(entry->log)};
 
-    auto reply = ask({request.source, request.options, current_directory()});
+    auto reply = ask({request, current_directory()});
     if (!reply) return refuse(reply.error(), {});
     if (reply->status != ReplyStatus::kBuilt) {
       if (reply->status == ReplyStatus::kInternal) {
@@ -71,9 +71,12 @@ class ServiceClient final : public Client {
     return {std::move(entry.image), std::move(entry.log)};
   }
 
-  Result<void> check_options(const std::string& text) const override {
-    auto parsed = parse_build_options(text);
-    if (!parsed) return tl::unexpected(parsed.error());
+  Result<void> check_options(BuildKind kind, const std::string& text) const override {
+    if (kind == BuildKind::kLink) {
+      if (auto parsed = parse_link_options(text); !parsed) return tl::unexpected(parsed.error());
+    } else if (auto parsed = parse_build_options(text); !parsed) {
+      return tl::unexpected(parsed.error());
+    }
     return {};
   }
 

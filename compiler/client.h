@@ -11,14 +11,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "compiler/build_request.h"
 #include "compiler/program_image.h"
 
 namespace mirrorcl::compiler {
-
-struct BuildRequest {
-  std::string source;   // concatenated strings of clCreateProgramWithSource
-  std::string options;  // of clBuildProgram, as given
-};
 
 struct BuildOutcome {
   Result<ProgramImage> image;  // kBuildFailed: the program is wrong; kInvalidArgument: an option is; kCompilerLost,
@@ -31,8 +27,9 @@ class Client {
   static std::unique_ptr<Client> create();  // cheap: starts nothing
   virtual ~Client() = default;
   virtual BuildOutcome build(const BuildRequest& request) = 0;
-  // CL_INVALID_BUILD_OPTIONS check without building: void, or the reason.
-  virtual Result<void> check_options(const std::string& options) const = 0;
+  // The check for CL_INVALID_BUILD_OPTIONS, CL_INVALID_COMPILER_OPTIONS and CL_INVALID_LINKER_OPTIONS without building:
+  // void, or the reason.
+  virtual Result<void> check_options(BuildKind kind, const std::string& options) const = 0;
   // Whether the service and its PoCL can be had, without starting anything: void, or one sentence (for clinfo).
   static Result<void> probe();
 };

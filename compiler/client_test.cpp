@@ -337,9 +337,44 @@ TEST_F(CompilerClient, invalid_options_start_nothing) {
   BuildOutcome built = build(kOne, "-cl-unknown");
   EXPECT_EQ(built.image.error().code, ErrorCode::kInvalidArgument);
   EXPECT_THAT(built.log, HasSubstr("-cl-unknown"));
-  EXPECT_FALSE(client_->check_options("-cl-unknown").has_value());
-  EXPECT_TRUE(client_->check_options("-cl-std=CL2.0 -DX").has_value());
+  EXPECT_FALSE(client_->check_options(BuildKind::kBuild, "-cl-unknown").has_value());
+  EXPECT_TRUE(client_->check_options(BuildKind::kBuild, "-cl-std=CL2.0 -DX").has_value());
+  EXPECT_FALSE(client_->check_options(BuildKind::kLink, "-cl-std=CL2.0").has_value());
+  EXPECT_TRUE(client_->check_options(BuildKind::kLink, "-create-library -enable-link-options").has_value());
   EXPECT_EQ(services().size(), before);
+}
+
+TEST_F(CompilerClient, objects_and_links_lie_in_the_disk_cache) {
+  const auto make = [&](Client& client) {
+    BuildRequest caller{"#include \"six.h\"\nkernel void k(global int* p) { *p = six() + 1; }", "",
+                        BuildKind::kCompile};
+    caller.headers = {{"six.h", "int six(void);"}};
+    BuildOutcome first = client.build(caller);
+    BuildOutcome second = client.build({"int six(void) { return 6; }", "", BuildKind::kCompile});
+    EXPECT_TRUE(first.image.has_value() && second.image.has_value()) << first.log << second.log;
+    BuildRequest link{"", "", BuildKind::kLink};
+    link.objects = {{first.image->bitcode}, {second.image->bitcode}};
+    return client.build(link);
+  };
+  BuildOutcome built = make(*client_);
+  int result = 0;
+  int* pointer = &result;
+  run_kernel(kernel_of(built, "k"), {&pointer}, 1, 1);
+  EXPECT_EQ(result, 7);
+  client_.reset();
+  ASSERT_TRUE(wait_until([] { return services().empty(); }));
+  client_ = Client::create();
+  EXPECT_TRUE(make(*client_).image.has_value());
+  EXPECT_TRUE(services().empty()) << "a service was started although all three are in the cache";
+}
+
+TEST_F(CompilerClient, an_object_that_is_no_bitcode_is_a_failed_link) {
+  BuildRequest link{"", "", BuildKind::kLink};
+  link.objects = {{std::vector<std::byte>(100)}};
+  BuildOutcome built = client_->build(link);
+  ASSERT_FALSE(built.image.has_value());
+  EXPECT_EQ(built.image.error().code, ErrorCode::kBuildFailed);
+  EXPECT_THAT(built.log, HasSubstr("an object cannot be read"));
 }
 
 TEST_F(CompilerClient, a_program_may_have_no_kernels_and_inline_functions) {

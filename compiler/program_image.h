@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the compiler makes of a program: one relocatable image per kernel with what OpenCL tells about it. Plain data;
-// travels from the compiler service and lies in the disk cache.
+// What the compiler makes of a program: one relocatable image per kernel with what OpenCL tells about it, or an object
+// to link. Plain data; travels from the compiler service and lies in the disk cache.
 #pragma once
 
 #include <array>
@@ -32,17 +32,21 @@ struct KernelArgument {
 
 struct KernelImage {
   std::string name;
+  std::string symbol;  // its name in the object code: another one where `name` is also that of a builtin function
   std::vector<KernelArgument> arguments;
   std::vector<std::uint64_t> automatic_locals;         // bytes of each __local variable declared in the kernel
   std::array<std::uint64_t, 3> required_local_size{};  // reqd_work_group_size, or zeros
   std::array<std::uint64_t, 3> local_size_hint{};      // work_group_size_hint, or zeros
   std::string attributes;                              // as CL_KERNEL_ATTRIBUTES shows them
   bool uses_printf = false;
-  std::vector<std::byte> elf;  // ELF shared object; entry _pocl_kernel_NAME_workgroup
+  bool uniform_work_groups = false;  // OpenCL C before 2.0, or -cl-uniform-work-group-size: no smaller last group
+  std::uint64_t private_bytes = 0;   // of a work-item's variables before optimisation: CL_KERNEL_PRIVATE_MEM_SIZE
+  std::vector<std::byte> elf;        // ELF shared object; entry _pocl_kernel_NAME_workgroup
 };
 
 struct ProgramImage {
   std::vector<KernelImage> kernels;
+  std::vector<std::byte> bitcode;           // of an object or library; it has no kernels yet
   bool flush_denormals = false;             // -cl-denorms-are-zero
   std::uint64_t global_variables_size = 0;  // CL_PROGRAM_BUILD_GLOBAL_VARIABLE_TOTAL_SIZE
 };

@@ -21,6 +21,7 @@ struct FrameHeader {
 
 void write_kernel(ByteWriter& out, const KernelImage& kernel) {
   out.text(kernel.name);
+  out.text(kernel.symbol);
   out.number<std::uint64_t>(kernel.arguments.size());
   for (const KernelArgument& argument : kernel.arguments) {
     out.number(argument.kind);
@@ -37,12 +38,15 @@ void write_kernel(ByteWriter& out, const KernelImage& kernel) {
   for (std::uint64_t size : kernel.local_size_hint) out.number(size);
   out.text(kernel.attributes);
   out.number<std::uint8_t>(kernel.uses_printf ? 1 : 0);
+  out.number<std::uint8_t>(kernel.uniform_work_groups ? 1 : 0);
+  out.number(kernel.private_bytes);
   out.blob(kernel.elf);
 }
 
 KernelImage read_kernel(ByteReader& in) {
   KernelImage kernel;
   kernel.name = in.text();
+  kernel.symbol = in.text();
   kernel.arguments.resize(in.count(36));
   for (KernelArgument& argument : kernel.arguments) {
     auto kind = in.number<std::uint32_t>();
@@ -61,6 +65,8 @@ KernelImage read_kernel(ByteReader& in) {
   for (std::uint64_t& size : kernel.local_size_hint) size = in.number<std::uint64_t>();
   kernel.attributes = in.text();
   kernel.uses_printf = in.number<std::uint8_t>() != 0;
+  kernel.uniform_work_groups = in.number<std::uint8_t>() != 0;
+  kernel.private_bytes = in.number<std::uint64_t>();
   kernel.elf = in.blob();
   return kernel;
 }
@@ -98,23 +104,60 @@ Result<void> receive_all(int socket, void* data, std::size_t size, bool between_
 void write_image(ByteWriter& out, const ProgramImage& image) {
   out.number<std::uint64_t>(image.kernels.size());
   for (const KernelImage& kernel : image.kernels) write_kernel(out, kernel);
+  out.blob(image.bitcode);
   out.number<std::uint8_t>(image.flush_denormals ? 1 : 0);
   out.number(image.global_variables_size);
 }
 
 ProgramImage read_image(ByteReader& in) {
   ProgramImage image;
-  image.kernels.resize(in.count(89));
+  image.kernels.resize(in.count(106));
   for (KernelImage& kernel : image.kernels) kernel = read_kernel(in);
+  image.bitcode = in.blob();
   image.flush_denormals = in.number<std::uint8_t>() != 0;
   image.global_variables_size = in.number<std::uint64_t>();
   return image;
 }
 
-std::vector<std::byte> encode(const Request& request) {
-  ByteWriter out;
+void write_request(ByteWriter& out, const BuildRequest& request) {
+  out.number(request.kind);
   out.text(request.source);
   out.text(request.options);
+  out.number<std::uint64_t>(request.headers.size());
+  for (const Header& header : request.headers) {
+    out.text(header.name);
+    out.text(header.source);
+  }
+  out.number<std::uint64_t>(request.objects.size());
+  for (const ObjectFile& object : request.objects) {
+    out.blob(object.bitcode);
+    out.number<std::uint8_t>(object.flush_denormals ? 1 : 0);
+  }
+}
+
+BuildRequest read_request(ByteReader& in) {
+  BuildRequest request;
+  auto kind = in.number<std::uint32_t>();
+  if (kind > static_cast<std::uint32_t>(BuildKind::kLink)) in.fail();
+  request.kind = static_cast<BuildKind>(kind);
+  request.source = in.text();
+  request.options = in.text();
+  request.headers.resize(in.count(16));
+  for (Header& header : request.headers) {
+    header.name = in.text();
+    header.source = in.text();
+  }
+  request.objects.resize(in.count(9));
+  for (ObjectFile& object : request.objects) {
+    object.bitcode = in.blob();
+    object.flush_denormals = in.number<std::uint8_t>() != 0;
+  }
+  return request;
+}
+
+std::vector<std::byte> encode(const Request& request) {
+  ByteWriter out;
+  write_request(out, request.build);
   out.text(request.directory);
   return out.take();
 }
@@ -132,8 +175,7 @@ std::vector<std::byte> encode(const Reply& reply) {
 Result<Request> decode_request(std::span<const std::byte> payload) {
   ByteReader in(payload);
   Request request;
-  request.source = in.text();
-  request.options = in.text();
+  request.build = read_request(in);
   request.directory = in.text();
   if (!in.at_end()) return fail(ErrorCode::kInvalidArgument, "malformed request");
   return request;

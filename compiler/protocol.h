@@ -10,14 +10,14 @@
 #include <vector>
 
 #include "base/result.h"
+#include "compiler/build_request.h"
 #include "compiler/bytes.h"
 #include "compiler/program_image.h"
 
 namespace mirrorcl::compiler {
 
 struct Request {
-  std::string source;
-  std::string options;
+  BuildRequest build;
   std::string directory;  // the application's working directory: what relative -I paths start from
 };
 
@@ -37,7 +37,9 @@ struct Reply {
   ProgramImage image;      // of kBuilt
 };
 
-// The image alone, as the disk cache keeps it too.
+// Request and image alone, as the disk cache keeps them too.
+void write_request(ByteWriter& out, const BuildRequest& request);
+BuildRequest read_request(ByteReader& in);
 void write_image(ByteWriter& out, const ProgramImage& image);
 ProgramImage read_image(ByteReader& in);
 

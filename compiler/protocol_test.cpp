@@ -23,6 +23,11 @@ struct SocketPair {
   }
 };
 
+Request sample_request() {
+  BuildRequest build{"source", "options", BuildKind::kLink, {{"name", "header"}}, {{std::vector<std::byte>(9), true}}};
+  return {build, "directory"};
+}
+
 Reply sample_reply() {
   Reply reply;
   reply.status = ReplyStatus::kBuilt;
@@ -40,13 +45,13 @@ Reply sample_reply() {
 TEST(protocol, carries_requests_and_replies) {
   SocketPair sockets;
   std::string source(1'000'000, 'x');
-  std::thread sender([&] { ASSERT_TRUE(send_frame(sockets.near.get(), encode(Request{source, "-w", "/tmp"}))); });
+  std::thread sender([&] { ASSERT_TRUE(send_frame(sockets.near.get(), encode(Request{{source, "-w"}, "/tmp"}))); });
   auto payload = receive_frame(sockets.far.get());
   sender.join();
   ASSERT_TRUE(payload.has_value());
   auto request = decode_request(*payload);
   ASSERT_TRUE(request.has_value());
-  EXPECT_EQ(request->source, source);
+  EXPECT_EQ(request->build.source, source);
   EXPECT_EQ(request->directory, "/tmp");
   auto reply = decode_reply(encode(sample_reply()));
   ASSERT_TRUE(reply.has_value());
@@ -65,7 +70,7 @@ TEST(protocol, refuses_messages_cut_at_any_length) {
     std::memset(damaged.data() + at, 0xFF, 8);
     (void)decode_reply(damaged);
   }
-  auto request = encode(Request{"source", "options", "directory"});
+  auto request = encode(sample_request());
   for (std::size_t length = 0; length < request.size(); ++length) {
     EXPECT_FALSE(decode_request(std::span(request).first(length)).has_value()) << length;
   }

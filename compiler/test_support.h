@@ -109,7 +109,7 @@ inline const KernelImage& kernel_of(const BuildOutcome& built, const std::string
 inline std::string run_kernel(const KernelImage& kernel, std::vector<void*> arguments, std::uint64_t groups,
                               std::uint64_t local) {
   HostCodeSpace host;
-  auto loaded = load_kernel(kernel.elf, kernel.name, host.space());
+  auto loaded = load_kernel(kernel.elf, kernel.symbol, host.space());
   if (!loaded) {
     ADD_FAILURE() << loaded.error().message;
     return {};

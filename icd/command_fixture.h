@@ -3,11 +3,8 @@
 // and handles that release themselves.
 #pragma once
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -144,16 +141,6 @@ class CommandTest : public ContextTest {
   static cl_int wait(const Event& event) {
     const cl_event handle = event.get();
     return cl().clWaitForEvents(1, &handle);
-  }
-  // Polls for up to 20 s, which is far more than anything takes on a busy machine.
-  template <typename Condition>
-  static bool becomes(Condition condition) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (!condition()) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      sched_yield();
-    }
-    return true;
   }
   // A kernel that runs in `to` from when this returns until the gate is opened.
   Event hold(cl_command_queue to) {

@@ -8,7 +8,9 @@
 #include <CL/cl_icd.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -61,6 +63,17 @@ class Driver {
 // The dispatch table: cl().clCreateContext(...).
 inline const _cl_icd_dispatch& cl() {
   return Driver::get().table();
+}
+
+// Polls for up to 20 s, which is far more than anything takes on a busy machine.
+template <typename Condition>
+bool becomes(Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    sched_yield();
+  }
+  return true;
 }
 
 // A fresh context for each test.

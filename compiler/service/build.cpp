@@ -23,7 +23,7 @@ Reply refuse(ReplyStatus status, std::string message, std::string log) {
 Result<void> add_objects(std::vector<KernelImage>& kernels, const pocl::Binary& binary) {
   for (KernelImage& kernel : kernels) {
     auto found = std::find_if(binary.kernels.begin(), binary.kernels.end(),
-                              [&](const pocl::BinaryKernel& other) { return other.name == kernel.name; });
+                              [&](const pocl::BinaryKernel& other) { return other.name == kernel.symbol; });
     if (found == binary.kernels.end()) {
       return fail(ErrorCode::kSystem, fmt::format("PoCL returned no kernel {}", kernel.name));
     }
@@ -64,19 +64,10 @@ std::string undefined_functions(const std::string& pocl_log) {
   return result.empty() ? pocl_log : result;
 }
 
-}  // namespace
-
-Reply build_program(const Request& request, FrontEnd& front_end, pocl::Pocl& pocl) {
-  auto options = parse_build_options(request.options);
-  if (!options) return refuse(ReplyStatus::kInvalidOptions, options.error().message, options.error().message + "\n");
-
-  FrontEndOutput output = front_end.compile(request.source, *options);
-  if (!output.ok) return refuse(ReplyStatus::kBuildFailed, "the program has errors", std::move(output.log));
-
+// Kernels of a module, through PoCL, into an image.
+Reply make_kernels(FrontEndOutput output, pocl::Pocl& pocl) {
   Reply reply;
-  reply.image.flush_denormals = options->flush_denormals;
   reply.image.global_variables_size = output.global_variables_size;
-  reply.cacheable = !output.used_files;
   if (!output.kernels.empty()) {
     auto compiled = pocl.compile(output.bitcode);
     if (!compiled) return refuse(ReplyStatus::kInternal, compiled.error().message, std::move(output.log));
@@ -98,6 +89,48 @@ Reply build_program(const Request& request, FrontEnd& front_end, pocl::Pocl& poc
   reply.log = std::move(output.log);
   reply.image.kernels = std::move(output.kernels);
   return reply;
+}
+
+Reply make_object(FrontEndOutput output) {
+  Reply reply;
+  reply.status = ReplyStatus::kBuilt;
+  reply.log = std::move(output.log);
+  reply.image.bitcode = std::move(output.bitcode);
+  return reply;
+}
+
+Reply compile_source(const BuildRequest& request, FrontEnd& front_end, pocl::Pocl& pocl) {
+  auto options = parse_build_options(request.options);
+  if (!options) return refuse(ReplyStatus::kInvalidOptions, options.error().message, options.error().message + "\n");
+  FrontEndOutput output = front_end.compile(request, *options);
+  if (!output.ok) return refuse(ReplyStatus::kBuildFailed, "the program has errors", std::move(output.log));
+  const bool cacheable = !output.used_files;
+  Reply reply =
+      request.kind == BuildKind::kCompile ? make_object(std::move(output)) : make_kernels(std::move(output), pocl);
+  reply.cacheable = cacheable;
+  reply.image.flush_denormals = options->flush_denormals;
+  return reply;
+}
+
+Reply link_program(const BuildRequest& request, pocl::Pocl& pocl) {
+  auto options = parse_link_options(request.options);
+  if (!options) return refuse(ReplyStatus::kInvalidOptions, options.error().message, options.error().message + "\n");
+  FrontEndOutput output = link_objects(request.objects, options->create_library);
+  if (!output.ok) return refuse(ReplyStatus::kBuildFailed, "the program does not link", std::move(output.log));
+  Reply reply = options->create_library ? make_object(std::move(output)) : make_kernels(std::move(output), pocl);
+  reply.cacheable = true;
+  // The mode is one for a whole kernel: objects may flush where all of them may, or where the link says so.
+  reply.image.flush_denormals =
+      options->flush_denormals ||
+      std::ranges::all_of(request.objects, [](const ObjectFile& object) { return object.flush_denormals; });
+  return reply;
+}
+
+}  // namespace
+
+Reply build_program(const Request& request, FrontEnd& front_end, pocl::Pocl& pocl) {
+  if (request.build.kind == BuildKind::kLink) return link_program(request.build, pocl);
+  return compile_source(request.build, front_end, pocl);
 }
 
 }  // namespace mirrorcl::compiler

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One build: front end, PoCL, and what both know of each kernel put together.
+// One build, compilation or link: front end, PoCL, and what both know of each kernel put together.
 #pragma once
 
 #include "compiler/protocol.h"

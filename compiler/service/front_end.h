@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// OpenCL C to LLVM bitcode, with clang as a library. No LLVM type crosses this interface.
+// OpenCL C to LLVM bitcode, with clang as a library; and linking of what it made. No LLVM type crosses this interface.
 //
 // Thread safety: one thread.
 #pragma once
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "compiler/build_options.h"
+#include "compiler/build_request.h"
 #include "compiler/program_image.h"
 
 namespace mirrorcl::compiler {
@@ -18,8 +19,8 @@ namespace mirrorcl::compiler {
 struct FrontEndOutput {
   bool ok = false;
   std::string log;                   // warnings and errors with the program's own file names and lines
-  std::vector<std::byte> bitcode;    // a module that PoCL takes
-  std::vector<KernelImage> kernels;  // everything but automatic_locals and elf
+  std::vector<std::byte> bitcode;    // an object to link, or a module that PoCL takes
+  std::vector<KernelImage> kernels;  // of the latter: everything but automatic_locals and elf
   std::uint64_t global_variables_size = 0;
   bool used_files = false;  // a file was included (or looked for): the result depends on more than the request
 };
@@ -30,7 +31,8 @@ class FrontEnd {
   // `cache_dir` unless it is empty.
   static std::unique_ptr<FrontEnd> create(std::string target_cpu, std::string cache_dir, std::string scratch_dir);
   ~FrontEnd();
-  FrontEndOutput compile(const std::string& source, const BuildOptions& options);
+  // kBuild gives a module for PoCL, kCompile an object.
+  FrontEndOutput compile(const BuildRequest& request, const BuildOptions& options);
 
  private:
   FrontEnd();
@@ -38,5 +40,8 @@ class FrontEnd {
   struct Implementation;
   std::unique_ptr<Implementation> implementation_;
 };
+
+// Joins objects and libraries. A library is another object; else it is a module for PoCL.
+FrontEndOutput link_objects(const std::vector<ObjectFile>& objects, bool as_library);
 
 }  // namespace mirrorcl::compiler

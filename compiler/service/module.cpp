@@ -5,6 +5,7 @@
 #pragma GCC diagnostic ignored "-Wconversion"
 #pragma GCC diagnostic ignored "-Wshadow"
 #pragma GCC diagnostic ignored "-Wunused-parameter"
+#include <llvm/Bitcode/BitcodeWriter.h>
 #include <llvm/IR/Constants.h>
 #include <llvm/IR/DataLayout.h>
 #include <llvm/IR/Function.h>
@@ -13,14 +14,19 @@
 #include <llvm/IR/Instructions.h>
 #include <llvm/IR/Metadata.h>
 #include <llvm/IR/Module.h>
+#include <llvm/Support/raw_ostream.h>
 #pragma GCC diagnostic pop
 
 #include <CL/cl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <fstream>
 #include <set>
+#include <span>
 #include <string_view>
 
+#include "compiler/service/front_end.h"
 #include "compiler/service/pocl_version.h"
 #include "device/window.h"
 
@@ -198,6 +204,37 @@ bool reaches_printf(const llvm::Function& function, std::set<const llvm::Functio
   return false;
 }
 
+// PoCL's headers rename builtin functions ("#define step _cl_step"), and with them a kernel of the same name.
+std::string source_name(const std::string& symbol) {
+  constexpr std::string_view kPrefix = "_cl_";
+  static const std::set<std::string> renamed = [] {
+    std::set<std::string> names;
+    std::ifstream header(std::string(pocl::kHeaders) + "/_builtin_renames.h");
+    std::string word;
+    while (header >> word) {
+      if (word.starts_with(kPrefix)) names.insert(word);
+    }
+    return names;
+  }();
+  return renamed.contains(symbol) ? symbol.substr(kPrefix.size()) : symbol;
+}
+
+// Bytes of the variables of `function` and of the deepest call below it. OpenCL C has no recursion.
+std::uint64_t private_bytes(const llvm::Function& function) {
+  const llvm::DataLayout& layout = function.getParent()->getDataLayout();
+  std::uint64_t own = 0;
+  std::uint64_t below = 0;
+  for (const llvm::Instruction& instruction : llvm::instructions(function)) {
+    if (const auto* variable = llvm::dyn_cast<llvm::AllocaInst>(&instruction)) {
+      own += layout.getTypeAllocSize(variable->getAllocatedType()).getFixedSize();
+    } else if (const auto* call = llvm::dyn_cast<llvm::CallBase>(&instruction)) {
+      const auto* callee = llvm::dyn_cast<llvm::Function>(call->getCalledOperand()->stripPointerCastsAndAliases());
+      if (callee != nullptr && callee != &function) below = std::max(below, private_bytes(*callee));
+    }
+  }
+  return own + below;
+}
+
 enum class Memory { kGlobal, kLocal, kPrivate };
 
 // Defines what clang calls for to_global(), to_local() and to_private(): the pointer, or null if it means other memory.
@@ -260,7 +297,10 @@ std::vector<KernelImage> describe_kernels(const llvm::Module& module) {
   for (const llvm::Function& function : module) {
     if (function.isDeclaration() || function.getMetadata("kernel_arg_addr_space") == nullptr) continue;
     KernelImage kernel;
-    kernel.name = function.getName().str();
+    kernel.symbol = function.getName().str();
+    kernel.name = source_name(kernel.symbol);
+    kernel.uniform_work_groups = function.getFnAttribute("uniform-work-group-size").getValueAsString() == "true";
+    kernel.private_bytes = private_bytes(function);
     for (unsigned i = 0; i < function.arg_size(); ++i) kernel.arguments.push_back(describe_argument(function, i));
     kernel.required_local_size = sizes_of(function.getMetadata("reqd_work_group_size"));
     kernel.local_size_hint = sizes_of(function.getMetadata("work_group_size_hint"));
@@ -282,6 +322,24 @@ std::vector<KernelImage> describe_kernels(const llvm::Module& module) {
     kernels.push_back(std::move(kernel));
   }
   return kernels;
+}
+
+std::vector<std::byte> to_bitcode(const llvm::Module& module) {
+  llvm::SmallVector<char, 0> bitcode;
+  llvm::raw_svector_ostream stream(bitcode);
+  llvm::WriteBitcodeToFile(module, stream);
+  auto bytes = std::as_bytes(std::span(bitcode.data(), bitcode.size()));
+  return {bytes.begin(), bytes.end()};
+}
+
+void finish_module(llvm::Module& module, bool as_object, FrontEndOutput* output) {
+  if (!as_object) {
+    resolve_generic_builtins(module);
+    output->kernels = describe_kernels(module);
+    output->global_variables_size = global_variables_size(module);
+  }
+  output->bitcode = to_bitcode(module);
+  output->ok = true;
 }
 
 std::uint64_t global_variables_size(const llvm::Module& module) {

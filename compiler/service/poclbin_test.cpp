@@ -29,14 +29,15 @@ class Poclbin : public testing::Test {
     auto loaded = Pocl::load(options().pocl_library, scratch->path());
     ASSERT_TRUE(loaded.has_value()) << loaded.error().message;
     auto front_end = FrontEnd::create((*loaded)->target_cpu(), {}, scratch->path());
-    FrontEndOutput output = front_end->compile(
-        "kernel __attribute__((reqd_work_group_size(8, 2, 1))) void second(global const float* restrict in, local int* "
-        "l, float4 v) {\n"
-        "  local int tile[16]; local double other[3]; tile[get_local_id(0)] = v.x; other[0] = 1; "
-        "barrier(CLK_LOCAL_MEM_FENCE);\n"
-        "  l[0] = in[tile[0]] + other[0]; }\n"
-        "kernel void first(global int* out) { out[get_global_id(0)] = 1; }\n",
-        BuildOptions());
+    FrontEndOutput output =
+        front_end->compile({"kernel __attribute__((reqd_work_group_size(8, 2, 1))) void second(global const float* "
+                            "restrict in, local int* "
+                            "l, float4 v) {\n"
+                            "  local int tile[16]; local double other[3]; tile[get_local_id(0)] = v.x; other[0] = 1; "
+                            "barrier(CLK_LOCAL_MEM_FENCE);\n"
+                            "  l[0] = in[tile[0]] + other[0]; }\n"
+                            "kernel void first(global int* out) { out[get_global_id(0)] = 1; }\n"},
+                           BuildOptions());
     ASSERT_TRUE(output.ok) << output.log;
     auto compiled = (*loaded)->compile(output.bitcode);
     ASSERT_TRUE(compiled.has_value() && compiled->ok) << compiled->log;
@@ -118,7 +119,7 @@ TEST_F(Poclbin, an_undefined_function_is_a_log_and_not_an_error) {
   ASSERT_TRUE(loaded.has_value()) << loaded.error().message;
   auto front_end = FrontEnd::create((*loaded)->target_cpu(), {}, scratch->path());
   FrontEndOutput output =
-      front_end->compile("int missing(int); kernel void k(global int* p) { *p = missing(1); }", BuildOptions());
+      front_end->compile({"int missing(int); kernel void k(global int* p) { *p = missing(1); }"}, BuildOptions());
   ASSERT_TRUE(output.ok) << output.log;
   auto compiled = (*loaded)->compile(output.bitcode);
   ASSERT_TRUE(compiled.has_value()) << compiled.error().message;

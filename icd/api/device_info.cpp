@@ -130,7 +130,6 @@ Answer about_driver(cl_device_id device, cl_device_info name, const Info& info) 
     case CL_DEVICE_AVAILABLE:
       return info.value<cl_bool>(device->availability().has_value());
     case CL_DEVICE_LINKER_AVAILABLE:
-      return info.value<cl_bool>(CL_FALSE);  // no clCompileProgram, no clLinkProgram
     case CL_DEVICE_COMPILER_AVAILABLE:
       return info.value<cl_bool>(device->compiler_availability().has_value());
     case CL_DEVICE_REFERENCE_COUNT:

@@ -18,19 +18,14 @@ namespace device = mirrorcl::device;
 
 namespace {
 
-// Most launches divide evenly; only the others need to know whether they may not, which takes a look at the build options.
 cl_int make_kernel_grid(cl_kernel kernel, Runtime& runtime, cl_uint work_dim, const size_t* offset,
                         const size_t* global, const size_t* local, Grid* grid) {
   LocalSizeRules rules;
   rules.required = kernel->image().required_local_size.data();
-  rules.max_work_group_size = _cl_device_id::kMaxWorkGroupSize;
+  rules.max_work_item_size = _cl_device_id::kMaxWorkGroupSize;
+  rules.max_work_group_size = kernel->max_work_group_size();
   rules.compute_units = runtime.device().compute_units();
-  const cl_int code = make_grid(work_dim, offset, global, local, rules, grid);
-  const bool uneven = code == CL_INVALID_WORK_GROUP_SIZE;
-  const bool poor = code == CL_SUCCESS && local == nullptr && global != nullptr && is_poor_choice(*grid);
-  if (!uneven && !poor) return code;
-  if (needs_uniform_work_groups(kernel->program()->build_state().options.c_str())) return code;
-  rules.uniform = false;
+  rules.uniform = kernel->image().uniform_work_groups;
   return make_grid(work_dim, offset, global, local, rules, grid);
 }
 
@@ -65,8 +60,8 @@ extern "C" {
 CL_API_ENTRY cl_int CL_API_CALL clEnqueueNDRangeKernel(cl_command_queue command_queue, cl_kernel kernel,
                                                        cl_uint work_dim, const size_t* global_work_offset,
                                                        const size_t* global_work_size, const size_t* local_work_size,
-                                                       cl_uint num_events_in_wait_list,
-                                                       const cl_event* event_wait_list, cl_event* event) {
+                                                       cl_uint num_events_in_wait_list, const cl_event* event_wait_list,
+                                                       cl_event* event) {
   return call([&] {
     return enqueue_kernel(command_queue, kernel, CL_COMMAND_NDRANGE_KERNEL, work_dim, global_work_offset,
                           global_work_size, local_work_size, num_events_in_wait_list, event_wait_list, event);
@@ -84,7 +79,8 @@ CL_API_ENTRY cl_int CL_API_CALL clEnqueueTask(cl_command_queue command_queue, cl
   });
 }
 
-// CL_DEVICE_EXECUTION_CAPABILITIES does not have CL_EXEC_NATIVE_KERNEL: a function of the application cannot run in the device's process.
+// CL_DEVICE_EXECUTION_CAPABILITIES does not have CL_EXEC_NATIVE_KERNEL: a function of the application cannot run in the
+// device's process.
 CL_API_ENTRY cl_int CL_API_CALL clEnqueueNativeKernel(cl_command_queue command_queue,
                                                       void(CL_CALLBACK* user_func)(void*), void* args, size_t cb_args,
                                                       cl_uint num_mem_objects, const cl_mem* mem_list,

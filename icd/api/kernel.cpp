@@ -168,7 +168,7 @@ cl_int CL_API_CALL clGetKernelWorkGroupInfo(cl_kernel kernel, cl_device_id devic
     const Info info(param_value_size, param_value, param_value_size_ret);
     switch (param_name) {
       case CL_KERNEL_WORK_GROUP_SIZE:
-        return info.value<std::size_t>(_cl_device_id::kMaxWorkGroupSize);
+        return info.value<std::size_t>(kernel->max_work_group_size());
       case CL_KERNEL_COMPILE_WORK_GROUP_SIZE: {
         std::size_t sizes[3];
         std::ranges::copy(kernel->image().required_local_size, sizes);
@@ -178,9 +178,8 @@ cl_int CL_API_CALL clGetKernelWorkGroupInfo(cl_kernel kernel, cl_device_id devic
         return info.value<cl_ulong>(kernel->local_bytes());
       case CL_KERNEL_PREFERRED_WORK_GROUP_SIZE_MULTIPLE:
         return info.value<std::size_t>(vector_bytes() / sizeof(cl_float));
-      // Registers and stack of the compute unit; the compiler does not say how much.
       case CL_KERNEL_PRIVATE_MEM_SIZE:
-        return info.value<cl_ulong>(0);
+        return info.value<cl_ulong>(kernel->image().private_bytes);
       // Only for custom devices and built-in kernels (5.9.3).
       case CL_KERNEL_GLOBAL_WORK_SIZE:
         return CL_INVALID_VALUE;

@@ -2,10 +2,13 @@
 // Programs (OpenCL 3.0, 5.8).
 #include "icd/core/program.h"
 
-#include "base/log.h"
 #include "icd/core/context.h"
+#include "icd/core/host_worker.h"
 
 using namespace mirrorcl::icd;
+using mirrorcl::compiler::BuildKind;
+using mirrorcl::compiler::Header;
+using mirrorcl::compiler::ProgramImage;
 
 namespace {
 
@@ -26,11 +29,25 @@ cl_int check_program(cl_program program, cl_uint num_devices, const cl_device_id
   return CL_SUCCESS;
 }
 
-// Whether this driver can compile at all; says why not in the log (device.cpp).
-cl_int check_compiler(const _cl_context& context) {
-  for (cl_device_id device : context.devices()) {
-    MIRRORCL_GUARD(device->compiler_availability().has_value(), CL_COMPILER_NOT_AVAILABLE);
-  }
+// Whether this driver can compile and link at all; says why not in the log (device.cpp).
+cl_int check_compiler(const _cl_context& context, cl_int error) {
+  for (cl_device_id device : context.devices()) MIRRORCL_GUARD(device->compiler_availability().has_value(), error);
+  return CL_SUCCESS;
+}
+
+cl_int begin(_cl_program& program, BuildKind kind, const char* options, cl_int invalid_options) {
+  const cl_int code = program.begin(kind, options != nullptr ? options : "");
+  return code == CL_INVALID_VALUE ? invalid_options : code;
+}
+
+// Without a callback the call waits for `work`; with one it returns at once, and the callback tells when it is done.
+template <typename Work>
+cl_int finish(_cl_program& program, BuildCallback callback, void* user_data, Work work) {
+  if (callback == nullptr) return work();
+  build_thread().post([keep = Attached<_cl_program>(&program), callback, user_data, work = std::move(work)]() mutable {
+    work();
+    callback_thread().post([keep = std::move(keep), callback, user_data] { callback(keep.get(), user_data); });
+  });
   return CL_SUCCESS;
 }
 
@@ -153,42 +170,66 @@ cl_int CL_API_CALL clBuildProgram(cl_program program, cl_uint num_devices, const
                                   const char* options, BuildCallback pfn_notify, void* user_data) {
   return call([&]() -> cl_int {
     MIRRORCL_TRY(check_program(program, num_devices, device_list, pfn_notify, user_data));
-    if (!program->is_from_binary()) MIRRORCL_TRY(check_compiler(*program->context()));
-    const cl_int result = program->build(options != nullptr ? options : "");
-    // A callback is told of every build that was begun, whatever became of it.
-    if (pfn_notify != nullptr && result != CL_INVALID_OPERATION) pfn_notify(program, user_data);
-    return result;
+    if (!program->has_executable()) MIRRORCL_TRY(check_compiler(*program->context(), CL_COMPILER_NOT_AVAILABLE));
+    MIRRORCL_TRY(begin(*program, BuildKind::kBuild, options, CL_INVALID_BUILD_OPTIONS));
+    return finish(*program, pfn_notify, user_data, [program] { return program->build(); });
   });
 }
 
 cl_int CL_API_CALL clCompileProgram(cl_program program, cl_uint num_devices, const cl_device_id* device_list,
-                                    const char* /*options*/, cl_uint num_input_headers, const cl_program* input_headers,
+                                    const char* options, cl_uint num_input_headers, const cl_program* input_headers,
                                     const char** header_include_names, BuildCallback pfn_notify, void* user_data) {
   return call([&]() -> cl_int {
     MIRRORCL_TRY(check_program(program, num_devices, device_list, pfn_notify, user_data));
     MIRRORCL_GUARD((num_input_headers == 0) == (input_headers == nullptr), CL_INVALID_VALUE);
     MIRRORCL_GUARD((num_input_headers == 0) == (header_include_names == nullptr), CL_INVALID_VALUE);
-    MIRRORCL_TRY(check_handles(num_input_headers, input_headers, CL_INVALID_VALUE));
-    MIRRORCL_GUARD(!program->is_from_binary(), CL_INVALID_OPERATION);
-    // CL_DEVICE_LINKER_AVAILABLE is false: there would be nothing to do with the object.
-    mirrorcl::log_warning("clCompileProgram: separate compilation is not supported, use clBuildProgram");
-    return CL_COMPILER_NOT_AVAILABLE;
+    std::vector<Header> headers;
+    for (cl_uint i = 0; i < num_input_headers; ++i) {
+      MIRRORCL_VALID(input_headers[i]);
+      MIRRORCL_GUARD(header_include_names[i] != nullptr, CL_INVALID_VALUE);
+      MIRRORCL_GUARD(input_headers[i]->has_source(), CL_INVALID_OPERATION);
+      headers.push_back({header_include_names[i], input_headers[i]->source()});
+    }
+    MIRRORCL_GUARD(program->has_source(), CL_INVALID_OPERATION);
+    MIRRORCL_TRY(check_compiler(*program->context(), CL_COMPILER_NOT_AVAILABLE));
+    MIRRORCL_TRY(begin(*program, BuildKind::kCompile, options, CL_INVALID_COMPILER_OPTIONS));
+    return finish(*program, pfn_notify, user_data,
+                  [program, headers = std::move(headers)] { return program->compile(headers); });
   });
 }
 
 cl_program CL_API_CALL clLinkProgram(cl_context context, cl_uint num_devices, const cl_device_id* device_list,
-                                     const char* /*options*/, cl_uint num_input_programs,
-                                     const cl_program* input_programs, BuildCallback pfn_notify, void* user_data,
-                                     cl_int* errcode_ret) {
-  return create(errcode_ret, [&]() -> ClResult<cl_program> {
+                                     const char* options, cl_uint num_input_programs, const cl_program* input_programs,
+                                     BuildCallback pfn_notify, void* user_data, cl_int* errcode_ret) {
+  // A link that fails, too, makes a program: its build log tells why.
+  cl_int outcome = CL_SUCCESS;
+  cl_program linked = create(errcode_ret, [&]() -> ClResult<cl_program> {
     MIRRORCL_VALID(context);
     MIRRORCL_TRY(check_devices(*context, num_devices, device_list));
     MIRRORCL_GUARD(num_input_programs != 0 && input_programs != nullptr, CL_INVALID_VALUE);
-    MIRRORCL_TRY(check_handles(num_input_programs, input_programs, CL_INVALID_VALUE));
     MIRRORCL_GUARD(pfn_notify != nullptr || user_data == nullptr, CL_INVALID_VALUE);
-    mirrorcl::log_warning("clLinkProgram: separate compilation is not supported, use clBuildProgram");
-    return ClError{CL_LINKER_NOT_AVAILABLE};  // CL_DEVICE_LINKER_AVAILABLE is false
+    std::vector<std::shared_ptr<const ProgramImage>> objects;
+    for (cl_uint i = 0; i < num_input_programs; ++i) {
+      MIRRORCL_VALID(input_programs[i]);
+      MIRRORCL_GUARD(input_programs[i]->context() == context, CL_INVALID_PROGRAM);
+      objects.push_back(input_programs[i]->build_state().object);
+      // Neither source nor an executable can be linked, nor what is still being compiled.
+      MIRRORCL_GUARD(objects.back() != nullptr, CL_INVALID_OPERATION);
+    }
+    MIRRORCL_TRY(check_compiler(*context, CL_LINKER_NOT_AVAILABLE));
+    cl_program program = _cl_program::empty(*context);
+    if (const cl_int code = begin(*program, BuildKind::kLink, options, CL_INVALID_LINKER_OPTIONS); code != CL_SUCCESS) {
+      program->api_release();
+      return ClError{code};
+    }
+    const std::string link_options = options != nullptr ? options : "";
+    outcome = finish(*program, pfn_notify, user_data, [program, objects = std::move(objects), link_options] {
+      return program->link(objects, link_options);
+    });
+    return program;
   });
+  if (linked != nullptr && errcode_ret != nullptr) *errcode_ret = outcome;
+  return linked;
 }
 
 cl_int CL_API_CALL clGetProgramInfo(cl_program program, cl_program_info param_name, size_t param_value_size,

@@ -59,19 +59,19 @@ void HostWorker::run() {
   }
 }
 
-void CallbackThread::post(std::function<void()> task) {
+void TaskThread::post(std::function<void()> task) {
   {
     std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
     if (!started_) {
       started_ = true;
-      start_thread("mirrorcl-call", [this] { run(); });
+      start_thread(name_, [this] { run(); });
     }
   }
   arrived_.notify_one();
 }
 
-void CallbackThread::run() {
+void TaskThread::run() {
   for (;;) {
     std::unique_lock lock(mutex_);
     arrived_.wait(lock, [this] { return !tasks_.empty(); });
@@ -82,9 +82,14 @@ void CallbackThread::run() {
   }
 }
 
-CallbackThread& callback_thread() noexcept {
-  // Never destroyed: the thread may run until the process is gone.
-  static auto* thread = new CallbackThread;
+// Never destroyed: the threads may run until the process is gone.
+TaskThread& callback_thread() noexcept {
+  static auto* thread = new TaskThread("mirrorcl-call");
+  return *thread;
+}
+
+TaskThread& build_thread() noexcept {
+  static auto* thread = new TaskThread("mirrorcl-build");
   return *thread;
 }
 

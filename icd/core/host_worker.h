@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// The driver's two threads in the application besides the mirror's:
+// The driver's threads in the application besides the mirror's:
 //
 // The host worker drives what no application thread waits for: host commands (copies, fills, maps) behind kernels,
 // dependencies between queues, printed text. It sleeps until the device completes a packet that asks for a notice
 // (Packet::kNotify), or until it is given something.
 //
-// The callback thread runs the application's event callbacks, so that a slow one holds up nothing else.
+// The callback thread runs the application's callbacks of events and builds, so that a slow one holds up nothing else.
+// The build thread runs builds for which the application gave a callback.
 //
-// Both are started at first need and detached: they must not hold up the exit of the process. All signals are blocked
+// All are started at first need and detached: they must not hold up the exit of the process. All signals are blocked
 // in them, so that the application's handlers never run there.
 #pragma once
 
@@ -51,20 +52,26 @@ class HostWorker {
   std::vector<Ref<_cl_command_queue>> arrived_;  // guarded by mutex_
 };
 
-class CallbackThread {
+// A thread that is started with its first task.
+class TaskThread {
  public:
+  explicit TaskThread(const char* name) noexcept : name_(name) {}
   // Runs `task` after all tasks posted before it.
   void post(std::function<void()> task);
 
  private:
   void run();
 
+  const char* const name_;
   std::mutex mutex_;
   std::condition_variable arrived_;
   bool started_ = false;                     // guarded by mutex_
   std::deque<std::function<void()>> tasks_;  // guarded by mutex_
 };
 
-CallbackThread& callback_thread() noexcept;
+// Of the application's callbacks.
+TaskThread& callback_thread() noexcept;
+// Of builds that the application does not wait for.
+TaskThread& build_thread() noexcept;
 
 }  // namespace mirrorcl::icd

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "base/log.h"
+#include "device/cpu/firmware/layout.h"
 #include "icd/core/context.h"
 #include "icd/core/memory.h"
 #include "icd/core/runtime.h"
@@ -191,6 +192,13 @@ std::uint64_t _cl_kernel::local_bytes() const noexcept {
     bytes = round_up(bytes, kLocalAlignment);
   }
   return bytes;
+}
+
+std::size_t _cl_kernel::max_work_group_size() const noexcept {
+  constexpr std::uint64_t kReserve = 64 * 1024;  // for the work-group function itself and what it calls
+  const std::uint64_t items =
+      (mirrorcl::firmware::kKernelStackSize - kReserve) / std::max<std::uint64_t>(image_->private_bytes, 1);
+  return std::clamp<std::uint64_t>(items, 1, _cl_device_id::kMaxWorkGroupSize);
 }
 
 namespace mirrorcl::icd {

@@ -100,6 +100,8 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
 
   // Bytes of local memory of one work-group: set so far, and declared in the kernel.
   std::uint64_t local_bytes() const noexcept;
+  // CL_KERNEL_WORK_GROUP_SIZE: what the stack of a compute unit holds if every work-item's variables must live at once.
+  std::size_t max_work_group_size() const noexcept;
 
  private:
   friend class mirrorcl::icd::KernelLaunchState;

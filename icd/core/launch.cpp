@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <string_view>
 
 namespace mirrorcl::icd {
 namespace {
@@ -37,7 +36,8 @@ void choose_local_size(const std::uint64_t (&global)[3], const LocalSizeRules& r
   std::uint64_t budget = std::min(static_cast<std::uint64_t>(bounded), rules.max_work_group_size);
   for (int d = 0; d < 3; ++d) {
     local[d] = best_divisor(global[d], budget);
-    // A size without good divisors (a large prime, say) would make tiny work-groups: let the last one be smaller instead.
+    // A size without good divisors (a large prime, say) would make tiny work-groups: let the last one be smaller
+    // instead.
     if (d == 0 && !rules.uniform && local[0] < kVectorItems && global[0] > kGoodGroup) {
       local[0] = std::min(std::max(kVectorItems, budget / kVectorItems * kVectorItems), budget);
     }
@@ -65,7 +65,7 @@ cl_int make_grid(cl_uint work_dim, const std::size_t* offset, const std::size_t*
     std::uint64_t items = 1;
     for (cl_uint d = 0; d < work_dim; ++d) {
       if (local[d] == 0) return CL_INVALID_WORK_GROUP_SIZE;
-      if (local[d] > rules.max_work_group_size) return CL_INVALID_WORK_ITEM_SIZE;
+      if (local[d] > rules.max_work_item_size) return CL_INVALID_WORK_ITEM_SIZE;
       local_size[d] = local[d];
       items *= local[d];
       if (items > rules.max_work_group_size) return CL_INVALID_WORK_GROUP_SIZE;
@@ -90,19 +90,6 @@ cl_int make_grid(cl_uint work_dim, const std::size_t* offset, const std::size_t*
     grid->last_local_size[d] = rest != 0 ? rest : local_size[d];
   }
   return CL_SUCCESS;
-}
-
-bool is_poor_choice(const Grid& grid) noexcept {
-  return grid.local_size[0] < kVectorItems && grid.num_groups[0] * grid.local_size[0] > kGoodGroup;
-}
-
-bool needs_uniform_work_groups(const char* options) noexcept {
-  const std::string_view text(options);
-  if (text.find("-cl-uniform-work-group-size") != std::string_view::npos) return true;
-  constexpr std::string_view kStandard = "-cl-std=CL";
-  // The last -cl-std counts, as for clang.
-  const std::size_t at = text.rfind(kStandard);
-  return at == std::string_view::npos || at + kStandard.size() >= text.size() || text[at + kStandard.size()] < '2';
 }
 
 }  // namespace mirrorcl::icd

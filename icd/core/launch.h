@@ -25,22 +25,16 @@ struct Grid {
 // What the local size must comply with.
 struct LocalSizeRules {
   const std::uint64_t* required = nullptr;  // reqd_work_group_size: three values, or zeros
-  std::uint64_t max_work_group_size = 1;    // work-items
+  std::uint64_t max_work_item_size = 1;     // of one dimension
+  std::uint64_t max_work_group_size = 1;    // work-items of all three
   std::uint32_t compute_units = 1;
   bool uniform = true;  // every work-group must have the local size (OpenCL C before 2.0, or the build option)
 };
 
 // OpenCL 3.0, 5.10: checks the sizes and chooses the local size if `local` is null. CL_INVALID_WORK_DIMENSION,
-// CL_INVALID_GLOBAL_OFFSET, CL_INVALID_WORK_GROUP_SIZE, CL_INVALID_WORK_ITEM_SIZE. A null or zero `global` gives an empty grid.
+// CL_INVALID_GLOBAL_OFFSET, CL_INVALID_WORK_GROUP_SIZE, CL_INVALID_WORK_ITEM_SIZE. A null or zero `global` gives an
+// empty grid.
 cl_int make_grid(cl_uint work_dim, const std::size_t* offset, const std::size_t* global, const std::size_t* local,
                  const LocalSizeRules& rules, Grid* grid) noexcept;
-
-// Whether the local size chosen for a uniform grid makes tiny work-groups (the size is a large prime, say), so that it is worth
-// asking for one that is not.
-bool is_poor_choice(const Grid& grid) noexcept;
-
-// Whether a kernel built with `options` (of clBuildProgram) takes uniform work-groups only: OpenCL C before 2.0, which is also
-// what no -cl-std means, or -cl-uniform-work-group-size.
-bool needs_uniform_work_groups(const char* options) noexcept;
 
 }  // namespace mirrorcl::icd

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "compiler/build_options.h"
 #include "compiler/bytes.h"
 #include "compiler/protocol.h"
 #include "icd/core/context.h"
@@ -12,6 +13,10 @@
 using mirrorcl::Error;
 using mirrorcl::ErrorCode;
 using mirrorcl::Result;
+using mirrorcl::compiler::BuildKind;
+using mirrorcl::compiler::BuildRequest;
+using mirrorcl::compiler::Header;
+using mirrorcl::compiler::ProgramImage;
 
 namespace mirrorcl::icd {
 
@@ -30,7 +35,7 @@ Result<std::uint64_t> BuiltProgram::entry(std::size_t index, Runtime& runtime) {
   std::lock_guard lock(mutex_);
   if (const std::uint64_t entry = code.entry.load(std::memory_order_relaxed); entry != 0) return entry;
   const compiler::KernelImage& kernel = image_.kernels[index];
-  auto loaded = compiler::load_kernel(kernel.elf, kernel.name, runtime.code_space());
+  auto loaded = compiler::load_kernel(kernel.elf, kernel.symbol, runtime.code_space());
   if (!loaded) return tl::unexpected(loaded.error());
   code.loaded = std::move(*loaded);
   code.entry.store(code.loaded->entry(), std::memory_order_release);
@@ -48,7 +53,7 @@ compiler::Client& compiler_client() {
 
 // --- the container of CL_PROGRAM_BINARIES: head, then a checksummed body. Made for the processor that it was built on.
 constexpr std::uint64_t kBinaryMagic = 0x4c435252'4f52494d;  // "MIRORRCL"
-constexpr std::uint32_t kBinaryVersion = 1;
+constexpr std::uint32_t kBinaryVersion = 2;
 
 // FNV-1a: damage, not malice, is what it finds; who may hand a program a binary may run code in it anyway.
 std::uint64_t checksum(std::span<const std::byte> bytes) noexcept {
@@ -61,11 +66,12 @@ std::string target_of(const _cl_context& context) {
   return context.devices().front()->facts().name;
 }
 
-std::vector<std::byte> write_binary(const _cl_context& context, const compiler::ProgramImage& image,
-                                    const std::string& options) {
+std::vector<std::byte> write_binary(const _cl_context& context, cl_program_binary_type type,
+                                    const compiler::ProgramImage& image, const std::string& options) {
   compiler::ByteWriter body;
   body.text(MIRRORCL_VERSION);
   body.text(target_of(context));
+  body.number(type);
   body.text(options);
   compiler::write_image(body, image);
   compiler::ByteWriter out;
@@ -77,6 +83,7 @@ std::vector<std::byte> write_binary(const _cl_context& context, const compiler::
 }
 
 struct BinaryContents {
+  cl_program_binary_type type = CL_PROGRAM_BINARY_TYPE_NONE;
   std::string options;
   compiler::ProgramImage image;
 };
@@ -97,10 +104,28 @@ Result<BinaryContents> read_binary(const _cl_context& context, std::span<const s
   }
   if (body.text() != target_of(context)) return fail(ErrorCode::kInvalidArgument, "made for another processor");
   BinaryContents contents;
+  contents.type = body.number<cl_program_binary_type>();
   contents.options = body.text();
   contents.image = compiler::read_image(body);
   if (!body.at_end()) return fail(ErrorCode::kInvalidArgument, "the binary is damaged");
   return contents;
+}
+
+// The code for a build that failed, and a line in the log.
+cl_int code_of(const Error& error, BuildKind kind, cl_int failure) {
+  switch (error.code) {
+    case ErrorCode::kBuildFailed:
+      log_info("build failed: {}", error.message);
+      return failure;
+    case ErrorCode::kOutOfHostMemory:
+      return CL_OUT_OF_HOST_MEMORY;
+    case ErrorCode::kNotSupported:
+      log_error("the compiler is not available: {}", error.message);
+      return kind == BuildKind::kLink ? CL_LINKER_NOT_AVAILABLE : CL_COMPILER_NOT_AVAILABLE;
+    default:
+      log_error("the compiler failed: {}", error.message);
+      return failure;
+  }
 }
 
 }  // namespace
@@ -113,6 +138,7 @@ _cl_program::_cl_program(_cl_context& context) : Object(context.dispatch_data())
 _cl_program* _cl_program::from_source(_cl_context& context, std::string source) {
   auto* program = new _cl_program(context);
   program->source_ = std::move(source);
+  program->has_source_ = true;
   return program;
 }
 
@@ -123,62 +149,82 @@ ClResult<_cl_program*> _cl_program::from_binary(_cl_context& context, std::span<
     return tl::unexpected<cl_int>(CL_INVALID_BINARY);
   }
   auto* program = new _cl_program(context);
-  program->from_binary_ = std::make_shared<BuiltProgram>(std::move(contents->image));
   program->state_.options = std::move(contents->options);
-  program->state_.binary_type = CL_PROGRAM_BINARY_TYPE_EXECUTABLE;
+  program->state_.binary_type = contents->type;
+  if (contents->type == CL_PROGRAM_BINARY_TYPE_EXECUTABLE) {
+    program->loaded_executable_ = std::make_shared<BuiltProgram>(std::move(contents->image));
+  } else {
+    program->loaded_object_ = std::make_shared<ProgramImage>(std::move(contents->image));
+    program->state_.object = program->loaded_object_;
+  }
   return program;
 }
 
-cl_int _cl_program::build(const std::string& options) {
-  {
-    std::lock_guard lock(mutex_);
-    if (attached_kernels_.load(std::memory_order_relaxed) != 0 || state_.status == CL_BUILD_IN_PROGRESS) {
-      return CL_INVALID_OPERATION;
-    }
-    // A binary is built already; building it again with other options changes nothing but the options shown.
-    if (from_binary_) {
-      state_ = {CL_BUILD_SUCCESS, options, "", CL_PROGRAM_BINARY_TYPE_EXECUTABLE, from_binary_};
-      return CL_SUCCESS;
-    }
-    state_ = {CL_BUILD_IN_PROGRESS, options, "", CL_PROGRAM_BINARY_TYPE_NONE, nullptr};
+cl_int _cl_program::begin(BuildKind kind, const std::string& options) {
+  const auto valid = compiler_client().check_options(kind, options);
+  std::lock_guard lock(mutex_);
+  if (attached_kernels_.load(std::memory_order_relaxed) != 0 || state_.status == CL_BUILD_IN_PROGRESS) {
+    return CL_INVALID_OPERATION;
   }
+  state_ = {};
+  state_.options = options;
+  if (!valid) {
+    state_.status = CL_BUILD_ERROR;
+    state_.log = valid.error().message + "\n";
+    return CL_INVALID_VALUE;
+  }
+  state_.status = CL_BUILD_IN_PROGRESS;
+  return CL_SUCCESS;
+}
 
-  BuildState next{CL_BUILD_ERROR, options, "", CL_PROGRAM_BINARY_TYPE_NONE, nullptr};
-  cl_int result = CL_BUILD_PROGRAM_FAILURE;
-  if (const auto valid = compiler_client().check_options(options); !valid) {
-    next.log = valid.error().message;
-    result = CL_INVALID_BUILD_OPTIONS;
+cl_int _cl_program::build() {
+  const std::string options = build_state().options;
+  if (loaded_object_) return link({loaded_object_}, "");
+  if (loaded_executable_) {
+    // Built already; building it again with other options changes nothing but the options shown.
+    std::lock_guard lock(mutex_);
+    state_ = {CL_BUILD_SUCCESS, options, "", CL_PROGRAM_BINARY_TYPE_EXECUTABLE, loaded_executable_, nullptr};
+    return CL_SUCCESS;
+  }
+  return run({source_, options}, CL_PROGRAM_BINARY_TYPE_EXECUTABLE, CL_BUILD_PROGRAM_FAILURE);
+}
+
+cl_int _cl_program::compile(std::vector<Header> headers) {
+  return run({source_, build_state().options, BuildKind::kCompile, std::move(headers)},
+             CL_PROGRAM_BINARY_TYPE_COMPILED_OBJECT, CL_COMPILE_PROGRAM_FAILURE);
+}
+
+cl_int _cl_program::link(const std::vector<std::shared_ptr<const ProgramImage>>& objects, const std::string& options) {
+  BuildRequest request{"", options, BuildKind::kLink};
+  for (const auto& object : objects) request.objects.push_back({object->bitcode, object->flush_denormals});
+  const auto parsed = mirrorcl::compiler::parse_link_options(options);
+  const bool library = parsed && parsed->create_library;
+  return run(request, library ? CL_PROGRAM_BINARY_TYPE_LIBRARY : CL_PROGRAM_BINARY_TYPE_EXECUTABLE,
+             loaded_object_ ? CL_BUILD_PROGRAM_FAILURE : CL_LINK_PROGRAM_FAILURE);
+}
+
+// By the one thread that has begun the build. `type`: of what comes out; `failure`: the code for an error of the
+// program.
+cl_int _cl_program::run(const BuildRequest& request, cl_program_binary_type type, cl_int failure) {
+  auto outcome = compiler_client().build(request);
+  BuildState next;
+  next.log = std::move(outcome.log);
+  cl_int result = CL_SUCCESS;
+  if (!outcome.image) {
+    next.status = CL_BUILD_ERROR;
+    if (next.log.empty()) next.log = outcome.image.error().message;
+    result = code_of(outcome.image.error(), request.kind, failure);
   } else {
-    auto outcome = compiler_client().build({source_, options});
-    next.log = std::move(outcome.log);
-    if (outcome.image) {
-      next.status = CL_BUILD_SUCCESS;
-      next.binary_type = CL_PROGRAM_BINARY_TYPE_EXECUTABLE;
+    next.status = CL_BUILD_SUCCESS;
+    next.binary_type = type;
+    if (type == CL_PROGRAM_BINARY_TYPE_EXECUTABLE) {
       next.built = std::make_shared<BuiltProgram>(std::move(*outcome.image));
-      result = CL_SUCCESS;
     } else {
-      const Error& error = outcome.image.error();
-      if (next.log.empty()) next.log = error.message;
-      switch (error.code) {
-        case ErrorCode::kBuildFailed:
-          mirrorcl::log_info("build failed: {}", error.message);
-          break;
-        case ErrorCode::kInvalidArgument:
-          result = CL_INVALID_BUILD_OPTIONS;
-          break;
-        case ErrorCode::kOutOfHostMemory:
-          result = CL_OUT_OF_HOST_MEMORY;
-          break;
-        case ErrorCode::kNotSupported:
-          result = CL_COMPILER_NOT_AVAILABLE;
-          [[fallthrough]];
-        default:
-          mirrorcl::log_error("clBuildProgram: {}", error.message);
-          break;
-      }
+      next.object = std::make_shared<ProgramImage>(std::move(*outcome.image));
     }
   }
   std::lock_guard lock(mutex_);
+  next.options = std::move(state_.options);
   state_ = std::move(next);
   return result;
 }
@@ -190,7 +236,8 @@ _cl_program::BuildState _cl_program::build_state() const {
 
 std::vector<std::byte> _cl_program::binary() const {
   std::lock_guard lock(mutex_);
-  const BuiltProgram* built = state_.built ? state_.built.get() : from_binary_.get();
+  if (state_.object) return write_binary(*context_, state_.binary_type, *state_.object, state_.options);
+  const BuiltProgram* built = state_.built ? state_.built.get() : loaded_executable_.get();
   if (built == nullptr) return {};
-  return write_binary(*context_, built->image(), state_.options);
+  return write_binary(*context_, CL_PROGRAM_BINARY_TYPE_EXECUTABLE, built->image(), state_.options);
 }
