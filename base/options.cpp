@@ -27,6 +27,14 @@ void read_number(const char* name, std::uint32_t* value) {
   *value = static_cast<std::uint32_t>(wide > UINT32_MAX ? UINT32_MAX : wide);
 }
 
+DeviceKind read_device_kind() {
+  const std::string text = environment("MIRRORCL_DEVICE", "auto");
+  if (text == "ats") return DeviceKind::kAts;
+  if (text == "mirrored") return DeviceKind::kMirrored;
+  if (text != "auto") log_warning("MIRRORCL_DEVICE={} is none of auto, mirrored and ats; ignored", text);
+  return DeviceKind::kAuto;
+}
+
 std::string default_cache_dir() {
   std::string own = environment("MIRRORCL_CACHE_DIR");
   if (!own.empty()) return own;
@@ -39,6 +47,7 @@ std::string default_cache_dir() {
 Options read_options() {
   Options o;
   o.log = environment("MIRRORCL_LOG", "warning");
+  o.device = read_device_kind();
   read_number("MIRRORCL_COMPUTE_UNITS", &o.compute_units);
   read_size("MIRRORCL_DEVICE_MEMORY", &o.device_memory);
   read_number("MIRRORCL_SPIN_US", &o.spin_us);
@@ -65,11 +74,24 @@ bool parse_size(const std::string& text, std::uint64_t* bytes) {
   int shift = 0;
   if (stop != end) {
     switch (*stop++) {
-      case 'K': case 'k': shift = 10; break;
-      case 'M': case 'm': shift = 20; break;
-      case 'G': case 'g': shift = 30; break;
-      case 'T': case 't': shift = 40; break;
-      default: return false;
+      case 'K':
+      case 'k':
+        shift = 10;
+        break;
+      case 'M':
+      case 'm':
+        shift = 20;
+        break;
+      case 'G':
+      case 'g':
+        shift = 30;
+        break;
+      case 'T':
+      case 't':
+        shift = 40;
+        break;
+      default:
+        return false;
     }
   }
   if (stop != end || (number << shift) >> shift != number) return false;

@@ -8,8 +8,15 @@
 
 namespace mirrorcl {
 
+enum class DeviceKind {
+  kAuto,      // mirrored; ATS where that cannot be had
+  kMirrored,  // page tables of its own, kept equal to the application's by the mirror
+  kAts,       // the application's own page tables
+};
+
 struct Options {
   std::string log = "warning";          // MIRRORCL_LOG
+  DeviceKind device = DeviceKind::kAuto;  // MIRRORCL_DEVICE: auto, mirrored or ats
   std::uint32_t compute_units = 0;      // MIRRORCL_COMPUTE_UNITS: 0 = the CPUs this process may run on
   std::uint64_t device_memory = 0;      // MIRRORCL_DEVICE_MEMORY: bytes (K, M, G suffixes); 0 = half of RAM
   std::uint32_t spin_us = 50;           // MIRRORCL_SPIN_US: how long units and waits spin before they sleep

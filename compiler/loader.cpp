@@ -37,7 +37,10 @@ class ElfLoader {
     if (auto done = read_dynamic(); !done) return tl::unexpected(done.error());
     if (auto done = relocate(relocations_, relocations_size_); !done) return tl::unexpected(done.error());
     if (auto done = relocate(plt_relocations_, plt_relocations_size_); !done) return tl::unexpected(done.error());
-    return find_entry(symbol);
+    auto entry = find_entry(symbol);
+    if (!entry) return entry;
+    if (auto done = seal(); !done) return tl::unexpected(done.error());
+    return entry;
   }
 
   void* release() { return std::exchange(memory_, nullptr); }
@@ -262,6 +265,29 @@ class ElfLoader {
       return runtime(symbol.st_value);
     }
     return malformed(fmt::format("no function {}", wanted));
+  }
+
+  // Whether the pages of two segments overlap.
+  static bool share_a_page(const Elf64_Phdr& a, const Elf64_Phdr& b) {
+    return a.p_vaddr / kPageSize <= (b.p_vaddr + b.p_memsz - 1) / kPageSize &&
+           b.p_vaddr / kPageSize <= (a.p_vaddr + a.p_memsz - 1) / kPageSize;
+  }
+
+  // Makes the pages of instructions executable, which a kernel's variables must then not share.
+  Result<void> seal() const {
+    if (!space_.make_executable) return {};
+    for (const Elf64_Phdr& code : segments_) {
+      if ((code.p_flags & PF_X) == 0) continue;
+      for (const Elf64_Phdr& data : segments_) {
+        if ((data.p_flags & PF_W) != 0 && share_a_page(code, data)) {
+          return fail(ErrorCode::kNotSupported, "kernel object has instructions and variables in one page");
+        }
+      }
+      const std::uint64_t first_page = code.p_vaddr / kPageSize * kPageSize;
+      const std::uint64_t bytes = (code.p_vaddr + code.p_memsz - first_page + kPageSize - 1) / kPageSize * kPageSize;
+      if (auto done = space_.make_executable(at(first_page, 0), bytes); !done) return done;
+    }
+    return {};
   }
 
   std::span<const std::byte> elf_;

@@ -18,6 +18,9 @@ struct CodeSpace {
   std::function<void*(std::size_t bytes)> allocate;  // page aligned, null when used up
   std::function<void(void* memory)> free;
   std::function<std::uint64_t(const char* name)> find_symbol;  // 0 if unknown
+  // Whole pages of an allocation hold their final instructions: they may be executed and no longer written. Null where
+  // code needs nothing of the kind.
+  std::function<Result<void>(void* start, std::size_t bytes)> make_executable = nullptr;
 };
 
 class LoadedKernel {
@@ -28,7 +31,7 @@ class LoadedKernel {
 };
 
 // `elf` as in KernelImage::elf, `kernel` the OpenCL name. Errors: kInvalidArgument for a malformed image, kNotSupported
-// for an unknown relocation or a missing symbol (named), kOutOfDeviceMemory.
+// for an unknown relocation or a missing symbol (named), kOutOfDeviceMemory, and make_executable's.
 Result<std::unique_ptr<LoadedKernel>> load_kernel(std::span<const std::byte> elf, const std::string& kernel,
                                                   const CodeSpace& space);
 

@@ -62,6 +62,32 @@ TEST_P(Loader, places_relocates_and_runs_an_object) {
   EXPECT_EQ(host_.blocks(), 0U) << "the code space goes with the kernel";
 }
 
+TEST_P(Loader, passes_on_that_code_cannot_be_made_executable) {
+  CodeSpace space = host_.space();
+  space.make_executable = [](void*, std::size_t) -> Result<void> {
+    return fail(ErrorCode::kNotSupported, "forbidden here");
+  };
+  auto loaded = load_kernel(object_, "sample", space);
+  ASSERT_FALSE(loaded.has_value());
+  EXPECT_EQ(loaded.error().message, "forbidden here");
+  EXPECT_EQ(host_.blocks(), 0U);
+}
+
+TEST_P(Loader, refuses_writable_instructions) {
+  Elf64_Ehdr header;
+  std::memcpy(&header, object_.data(), sizeof header);
+  for (unsigned i = 0; i < header.e_phnum; ++i) {
+    std::byte* at = object_.data() + header.e_phoff + i * sizeof(Elf64_Phdr);
+    Elf64_Phdr segment;
+    std::memcpy(&segment, at, sizeof segment);
+    if (segment.p_type == PT_LOAD && (segment.p_flags & PF_X) != 0) segment.p_flags |= PF_W;
+    std::memcpy(at, &segment, sizeof segment);
+  }
+  auto loaded = load_kernel(object_, "sample", host_.space());
+  ASSERT_FALSE(loaded.has_value());
+  EXPECT_EQ(loaded.error().code, ErrorCode::kNotSupported);
+}
+
 TEST_P(Loader, names_a_missing_symbol) {
   CodeSpace space = host_.space();
   space.find_symbol = [](const char*) -> std::uint64_t { return 0; };

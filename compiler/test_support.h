@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -40,13 +41,14 @@ class TemporaryFolder {
   std::string path_;
 };
 
-// Code space of this process, with libc's functions: kernels run in the test itself.
+// Code space of this process, with libc's functions: kernels run in the test itself. Nothing in it is writable and
+// executable.
 class HostCodeSpace {
  public:
   CodeSpace space() {
     CodeSpace result;
     result.allocate = [this](std::size_t bytes) -> void* {
-      void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (memory == MAP_FAILED) return nullptr;
       sizes_[memory] = bytes;
       return memory;
@@ -54,6 +56,10 @@ class HostCodeSpace {
     result.free = [this](void* memory) {
       munmap(memory, sizes_.at(memory));
       sizes_.erase(memory);
+    };
+    result.make_executable = [](void* start, std::size_t bytes) -> Result<void> {
+      if (mprotect(start, bytes, PROT_READ | PROT_EXEC) == 0) return {};
+      return fail_errno("mprotect", errno);
     };
     result.find_symbol = [](const char* name) -> std::uint64_t {
       using TwoDoubles = double (*)(double, double);

@@ -50,7 +50,9 @@ struct Piece {
 class ArenaAllocator final : public Allocator {
  public:
   explicit ArenaAllocator(device::CpuDevice& device)
-      : device_(device), memory_size_(device.capabilities().memory_size), memory_fd_(device.memory_fd()) {}
+      : device_(device),
+        memory_size_(device.capabilities().memory_size),
+        memory_fd_(device.capabilities().shares_page_tables ? -1 : device.memory_fd()) {}
 
   Result<void*> allocate(std::size_t bytes, std::size_t alignment) override;
   bool free(void* pointer) noexcept override;
@@ -62,10 +64,14 @@ class ArenaAllocator final : public Allocator {
   Result<std::uint64_t> take_pages(std::uint64_t size, std::uint64_t alignment);
   Result<std::uint64_t> take_small(std::uint64_t class_size);
   Result<void> add_arena(std::uint64_t at_least);
+  // Backs a reserved range with memory that host and device see.
+  Result<void> back(std::uint64_t start, std::uint64_t size);
+  // Frees the memory on both sides, and makes the next allocation here read as zero. False, with errno, on failure.
+  bool discard(std::uint64_t start, std::uint64_t size) noexcept;
 
   device::CpuDevice& device_;
   const std::uint64_t memory_size_;
-  const int memory_fd_;
+  const int memory_fd_;  // -1: plain memory
   mutable std::mutex mutex_;
   std::map<std::uint64_t, Piece> pieces_;  // every live allocation by its address
   PageRanges free_pages_;
@@ -88,20 +94,31 @@ Result<void> ArenaAllocator::add_arena(std::uint64_t at_least) {
   const std::uint64_t before = start - reinterpret_cast<std::uint64_t>(reserved);
   if (before != 0) ::munmap(reserved, before);
   if (before != kMaxAlignment) ::munmap(reinterpret_cast<void*>(start + size), kMaxAlignment - before);
-  void* mapped = ::mmap(reinterpret_cast<void*>(start), size, PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_FIXED | MAP_NORESERVE, memory_fd_, static_cast<off_t>(start));
-  if (mapped == MAP_FAILED) {
-    auto error = fail_errno("cannot map device memory", errno);
+  if (auto backed = back(start, size); !backed) {
     ::munmap(reinterpret_cast<void*>(start), size);
-    return error;
-  }
-  if (auto shared = device_.share({start, size}); !shared) {
-    ::munmap(mapped, size);
-    return tl::unexpected(shared.error());
+    return backed;
   }
   free_pages_.insert(start, size);
   log_debug("svm: arena of {} MiB at {:#x}", size >> 20, start);
   return {};
+}
+
+Result<void> ArenaAllocator::back(std::uint64_t start, std::uint64_t size) {
+  void* range = reinterpret_cast<void*>(start);
+  if (memory_fd_ < 0) {
+    if (::mprotect(range, size, PROT_READ | PROT_WRITE) == 0) return {};
+    return fail_errno("cannot use reserved address space (vm.overcommit_memory=2?)", errno);
+  }
+  void* mapped = ::mmap(range, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, memory_fd_,
+                        static_cast<off_t>(start));
+  if (mapped == MAP_FAILED) return fail_errno("cannot map device memory", errno);
+  return device_.share({start, size});
+}
+
+bool ArenaAllocator::discard(std::uint64_t start, std::uint64_t size) noexcept {
+  if (memory_fd_ < 0) return ::madvise(reinterpret_cast<void*>(start), size, MADV_DONTNEED) == 0;
+  return ::fallocate(memory_fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(start),
+                     static_cast<off_t>(size)) == 0;
 }
 
 Result<std::uint64_t> ArenaAllocator::take_pages(std::uint64_t size, std::uint64_t alignment) {
@@ -158,9 +175,7 @@ bool ArenaAllocator::free(void* pointer) noexcept {
     free_small_[class_index(piece.reserved)].insert(start);
     return true;
   }
-  // Frees the memory on both sides, and makes the next allocation here read as zero.
-  if (::fallocate(memory_fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(start),
-                  static_cast<off_t>(piece.reserved)) != 0) {
+  if (!discard(start, piece.reserved)) {
     log_warning("svm: device memory at {:#x} cannot be freed: {}", start, std::strerror(errno));
     return true;  // the range is not used again: it would not read as zero
   }
@@ -186,7 +201,7 @@ std::uint64_t ArenaAllocator::bytes_allocated() const noexcept {
 }  // namespace
 
 Result<std::unique_ptr<Allocator>> Allocator::create(device::CpuDevice& device) {
-  if (device.memory_fd() < 0) {
+  if (device.memory_fd() < 0 && !device.capabilities().shares_page_tables) {
     return fail(ErrorCode::kNotSupported, "the device's memory cannot be mapped by the application");
   }
   return std::make_unique<ArenaAllocator>(device);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory that is coherent from birth: clSVMAlloc, and cl_mem without a host pointer. Ranges of device memory mapped
-// into the application at the same address, so that neither side ever takes a service fault on them. Small allocations
-// come from slabs. Bookkeeping lies outside the allocations.
+// into the application at the same address, so that neither side ever takes a service fault on them; on a device that
+// shares the application's page tables, ordinary memory. Small allocations come from slabs. Bookkeeping lies outside
+// the allocations.
 //
 // Thread safety: all members.
 #pragma once

@@ -22,11 +22,15 @@ constexpr std::uint64_t kMiB = window::kMiB;
 
 class MemoryOnlyDevice final : public device::CpuDevice {
  public:
-  explicit MemoryOnlyDevice(std::uint64_t memory_size) : memory_size_(memory_size) {
+  explicit MemoryOnlyDevice(std::uint64_t memory_size, bool shares_page_tables = false)
+      : memory_size_(memory_size), shares_page_tables_(shares_page_tables) {
+    if (shares_page_tables) return;
     fd_.reset(::memfd_create("mirrorcl-test", MFD_CLOEXEC));
     EXPECT_EQ(::ftruncate(fd_.get(), static_cast<off_t>(window::kDeviceMemoryFileSize)), 0);
   }
-  mirror::DeviceCapabilities capabilities() const noexcept override { return {true, true, false, memory_size_}; }
+  mirror::DeviceCapabilities capabilities() const noexcept override {
+    return {true, true, false, memory_size_, shares_page_tables_};
+  }
   int memory_fd() const noexcept override { return fd_.get(); }
   Result<void> share(mirror::Range range) override {
     shared.push_back(range);
@@ -80,6 +84,7 @@ class MemoryOnlyDevice final : public device::CpuDevice {
 
  private:
   const std::uint64_t memory_size_;
+  const bool shares_page_tables_;
   UniqueFd fd_;
 };
 
@@ -221,6 +226,32 @@ TEST_F(AllocatorTest, ThreadsGetDistinctMemory) {
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(clobbered, 0);
   EXPECT_EQ(allocator->bytes_allocated(), 0u);
+}
+
+TEST(AllocatorOfSharedPageTables, HandsOutPlainMemoryThatIsZeroAgainAfterUse) {
+  MemoryOnlyDevice device(256 * kMiB, true);
+  auto allocator = Allocator::create(device);
+  ASSERT_TRUE(allocator.has_value()) << allocator.error().message;
+  constexpr std::size_t kSize = 4 * kMiB;
+  auto first = (*allocator)->allocate(kSize, 0);
+  ASSERT_TRUE(first.has_value());
+  auto* bytes = static_cast<unsigned char*>(*first);
+  std::memset(bytes, 7, kSize);
+  EXPECT_TRUE(device.shared.empty()) << "there is nothing to share: the device sees all memory";
+  ASSERT_TRUE((*allocator)->free(bytes));
+  auto second = (*allocator)->allocate(kSize, 0);
+  ASSERT_TRUE(second.has_value());
+  ASSERT_EQ(*second, static_cast<void*>(bytes));
+  for (std::size_t i = 0; i < kSize; i += 512) ASSERT_EQ(bytes[i], 0) << i;
+}
+
+TEST(AllocatorOfSharedPageTables, KeepsToTheMemorySize) {
+  MemoryOnlyDevice device(kMiB, true);
+  auto allocator = Allocator::create(device);
+  ASSERT_TRUE(allocator.has_value()) << allocator.error().message;
+  auto too_much = (*allocator)->allocate(2 * kMiB, 0);
+  ASSERT_FALSE(too_much.has_value());
+  EXPECT_EQ(too_much.error().code, ErrorCode::kOutOfDeviceMemory);
 }
 
 }  // namespace

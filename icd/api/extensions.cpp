@@ -20,8 +20,8 @@ namespace {
 cl_mirror_statistics_mirrorcl read_statistics() {
   cl_mirror_statistics_mirrorcl out{};
   Runtime* runtime = Runtime::if_started();
-  if (runtime == nullptr) return out;
-  const mirrorcl::mirror::Statistics in = runtime->mirror().statistics();
+  if (runtime == nullptr || runtime->mirror() == nullptr) return out;
+  const mirrorcl::mirror::Statistics in = runtime->mirror()->statistics();
   out.device_faults = in.device_faults;
   out.device_faults_failed = in.device_faults_failed;
   out.cpu_faults = in.cpu_faults;

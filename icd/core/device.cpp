@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "icd/core/device.h"
 
+#include <vector>
+
 #include "base/log.h"
-#include "base/options.h"
 #include "compiler/client.h"
 #include "icd/core/machine.h"
 #include "icd/core/runtime.h"
-#include "mirror/mirror.h"
 
 using mirrorcl::Result;
 
@@ -18,17 +18,13 @@ const mirrorcl::icd::DeviceFacts& _cl_device_id::facts() {
   return *facts_;
 }
 
-const Result<void>& _cl_device_id::availability() {
+const Result<mirrorcl::icd::DeviceChoice>& _cl_device_id::availability() {
   std::lock_guard lock(mutex_);
-  if (!availability_) {
-    if (const std::string& reason = mirrorcl::options().disable_reason; !reason.empty()) {
-      availability_ = mirrorcl::fail(mirrorcl::ErrorCode::kNotSupported, reason);
-    } else {
-      availability_ = mirrorcl::mirror::Mirror::probe();
-    }
-    if (!*availability_) mirrorcl::log_error("the device is not available: {}", availability_->error().message);
+  if (!choice_) {
+    choice_ = mirrorcl::icd::choose_device();
+    if (!*choice_) mirrorcl::log_error("the device is not available: {}", choice_->error().message);
   }
-  return *availability_;
+  return *choice_;
 }
 
 const Result<void>& _cl_device_id::compiler_availability() {
@@ -43,13 +39,20 @@ const Result<void>& _cl_device_id::compiler_availability() {
 }
 
 std::string _cl_device_id::version() {
-  std::string text = "OpenCL 3.0 MirrorCL " MIRRORCL_VERSION;
-  if (const auto& device = availability(); !device) {
-    text += " (not available: " + device.error().message + ")";
-  } else if (const auto& compiler = compiler_availability(); !compiler) {
-    text += " (no compiler: " + compiler.error().message + ")";
+  std::vector<std::string> remarks;
+  // What runs knows better than what was expected to run.
+  const mirrorcl::icd::Runtime* runtime = mirrorcl::icd::Runtime::if_started();
+  if (const auto& expected = availability(); !expected) {
+    remarks.push_back("not available: " + expected.error().message);
+  } else if (const auto& choice = runtime != nullptr ? runtime->choice() : *expected; choice.ats) {
+    remarks.push_back("ATS device: " + choice.reason);
   }
-  return text;
+  if (const auto& compiler = compiler_availability(); !compiler) {
+    remarks.push_back("no compiler: " + compiler.error().message);
+  }
+  std::string text = "OpenCL 3.0 MirrorCL " MIRRORCL_VERSION;
+  for (std::size_t i = 0; i < remarks.size(); ++i) text += (i == 0 ? " (" : "; ") + remarks[i];
+  return remarks.empty() ? text : text + ")";
 }
 
 Result<mirrorcl::icd::Runtime*> _cl_device_id::runtime() {

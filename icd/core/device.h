@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "icd/core/device_choice.h"
 #include "icd/core/object.h"
 
 namespace mirrorcl::icd {
@@ -38,11 +39,12 @@ struct _cl_device_id : mirrorcl::icd::Object<_cl_device_id> {
   _cl_platform_id* platform() const noexcept { return platform_; }
   const mirrorcl::icd::DeviceFacts& facts();
 
-  // Void if the device can run kernels here (asked without starting anything), else the reason in one sentence.
-  const mirrorcl::Result<void>& availability();
+  // Which device can run kernels here (asked without starting anything), or why none can, in one sentence.
+  const mirrorcl::Result<mirrorcl::icd::DeviceChoice>& availability();
   // The same for the compiler.
   const mirrorcl::Result<void>& compiler_availability();
-  // CL_DEVICE_VERSION: "OpenCL 3.0 MirrorCL 0.1.0", and in parentheses what is not available and why.
+  // CL_DEVICE_VERSION: "OpenCL 3.0 MirrorCL 0.1.0", and in parentheses what is not available and why, and why this is
+  // the ATS device if it is.
   std::string version();
 
   // The running device with the mirror behind it; starts everything at the first call of the process.
@@ -59,6 +61,6 @@ struct _cl_device_id : mirrorcl::icd::Object<_cl_device_id> {
   std::mutex mutex_;
   // Filled at the first question; guarded by mutex_ until then.
   std::optional<mirrorcl::icd::DeviceFacts> facts_;
-  std::optional<mirrorcl::Result<void>> availability_;
+  std::optional<mirrorcl::Result<mirrorcl::icd::DeviceChoice>> choice_;
   std::optional<mirrorcl::Result<void>> compiler_availability_;
 };

@@ -5,11 +5,20 @@
 
 #include "base/log.h"
 #include "base/options.h"
+#include "device/ats/ats_device.h"
 
 namespace mirrorcl::icd {
 namespace {
 
 std::atomic<Runtime*> started_runtime{nullptr};
+
+device::CpuDeviceOptions device_options() {
+  device::CpuDeviceOptions result;
+  result.compute_units = options().compute_units;
+  result.memory_size = options().device_memory;
+  result.spin_us = options().spin_us;
+  return result;
+}
 
 }  // namespace
 
@@ -36,20 +45,22 @@ Runtime* Runtime::if_started() noexcept {
 }
 
 Result<std::unique_ptr<Runtime>> Runtime::start() {
-  if (!options().disable_reason.empty()) return fail(ErrorCode::kNotSupported, options().disable_reason);
+  auto choice = choose_device();
+  if (!choice) return tl::unexpected(choice.error());
   std::unique_ptr<Runtime> runtime(new Runtime);
   if (auto reserved = device::reserve_window(); !reserved) return tl::unexpected(reserved.error());
-  auto mirror = mirror::Mirror::start();
-  if (!mirror) return tl::unexpected(mirror.error());
-  runtime->mirror_ = std::move(*mirror);
-  device::CpuDeviceOptions device_options;
-  device_options.compute_units = options().compute_units;
-  device_options.memory_size = options().device_memory;
-  device_options.spin_us = options().spin_us;
-  auto started = device::CpuDevice::start(device_options);
-  if (!started) return tl::unexpected(started.error());
-  runtime->device_ = std::move(*started);
-  if (auto attached = runtime->mirror_->attach(*runtime->device_); !attached) return tl::unexpected(attached.error());
+  if (!choice->ats) {
+    auto started = runtime->start_mirrored_device();
+    if (!started && options().device == DeviceKind::kMirrored) return tl::unexpected(started.error());
+    // Something that only the device process can find out.
+    if (!started) *choice = {true, started.error().message};
+  }
+  if (choice->ats) {
+    log_at(options().device == DeviceKind::kAts ? LogLevel::kInfo : LogLevel::kWarning,
+           "kernels run on the ATS device, in the application's own page tables: {}", choice->reason);
+    if (auto started = runtime->start_ats_device(); !started) return tl::unexpected(started.error());
+  }
+  runtime->choice_ = std::move(*choice);
   auto allocator = svm::Allocator::create(*runtime->device_);
   if (!allocator) return tl::unexpected(allocator.error());
   runtime->allocator_ = std::move(*allocator);
@@ -57,10 +68,29 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
   return runtime;
 }
 
+Result<void> Runtime::start_mirrored_device() {
+  auto mirror = mirror::Mirror::start();
+  if (!mirror) return tl::unexpected(mirror.error());
+  auto device = device::CpuDevice::start(device_options());
+  if (!device) return tl::unexpected(device.error());
+  if (auto attached = (*mirror)->attach(**device); !attached) return attached;
+  mirror_ = std::move(*mirror);
+  device_ = std::move(*device);
+  return {};
+}
+
+Result<void> Runtime::start_ats_device() {
+  auto device = device::start_ats_device(device_options());
+  if (!device) return tl::unexpected(device.error());
+  device_ = std::move(*device);
+  return {};
+}
+
 compiler::CodeSpace Runtime::code_space() {
   return {[this](std::size_t bytes) { return device_->allocate_code(bytes); },
           [this](void* memory) { device_->free_code(memory); },
-          [this](const char* name) { return device_->firmware_symbol(name); }};
+          [this](const char* name) { return device_->firmware_symbol(name); },
+          [this](void* start, std::size_t bytes) { return device_->make_executable(start, bytes); }};
 }
 
 Result<void> Runtime::restart_device() {
@@ -71,7 +101,7 @@ Result<void> Runtime::restart_device() {
     log_error("the device cannot be started again: {}", restarted.error().message);
     return restarted;
   }
-  return mirror_->attach(*device_);
+  return mirror_ != nullptr ? mirror_->attach(*device_) : Result<void>();
 }
 
 cl_int report(const Error& error) noexcept {

@@ -17,6 +17,7 @@
 #include "base/result.h"
 #include "compiler/loader.h"
 #include "device/cpu/cpu_device.h"
+#include "icd/core/device_choice.h"
 #include "icd/core/host_worker.h"
 #include "mirror/mirror.h"
 #include "svm/allocator.h"
@@ -32,7 +33,10 @@ class Runtime {
   static Runtime* if_started() noexcept;
 
   device::CpuDevice& device() noexcept { return *device_; }
-  mirror::Mirror& mirror() noexcept { return *mirror_; }
+  // Null with the ATS device, which needs none.
+  mirror::Mirror* mirror() noexcept { return mirror_.get(); }
+  // The kind of device that was started.
+  const DeviceChoice& choice() const noexcept { return choice_; }
   svm::Allocator& allocator() noexcept { return *allocator_; }
   HostWorker& worker() noexcept { return worker_; }
   // For compiler::load_kernel.
@@ -53,6 +57,7 @@ class Runtime {
   // Before each launch: the device sees every change of the address space that has returned to its caller, and the
   // present contents of memory that it sees through snapshots.
   void refresh_view() noexcept {
+    if (mirror_ == nullptr) return;
     mirror_->drain_events();
     mirror_->drop_snapshots();
   }
@@ -60,8 +65,12 @@ class Runtime {
  private:
   Runtime() = default;
   static Result<std::unique_ptr<Runtime>> start();
+  // Each leaves nothing running if it fails.
+  Result<void> start_mirrored_device();
+  Result<void> start_ats_device();
   Result<void> restart_device();
 
+  DeviceChoice choice_;
   std::unique_ptr<device::CpuDevice> device_;
   std::unique_ptr<mirror::Mirror> mirror_;
   std::unique_ptr<svm::Allocator> allocator_;
