@@ -96,6 +96,21 @@ void Binder::remove_device(DeviceMemory& device) {
   std::erase(devices_, &device);
 }
 
+void Binder::before_fork() {
+  configuration_mutex_.lock();
+}
+
+void Binder::after_fork_in_parent() {
+  configuration_mutex_.unlock();
+}
+
+void Binder::after_fork_in_child() {
+  // Locked by a thread whose number is another here. Nobody else exists.
+  new (&configuration_mutex_) std::shared_mutex;
+  devices_.clear();
+  policies_.reset_in_child();
+}
+
 DeviceMemory* Binder::View::device(Uid target) const noexcept {
   auto found = std::ranges::find_if(devices, [&](const DeviceMemory* device) { return device->target() == target; });
   return found == devices.end() ? nullptr : *found;
@@ -230,12 +245,14 @@ int Binder::change_policy(const View& view, AddressRange range, ForKernel for_ke
   std::vector<OwnedPolicy> before = policies_in(policies_, range);
   int error = change();
   if (error == 0 && for_kernel == ForKernel::kYes) {
-    error = tell_kernel(view, range);
+    bool kernel_changed = false;
+    error = tell_kernel(view, range, &kernel_changed);
     if (error != 0) {
       policies_.drop(range);
       for (const OwnedPolicy& policy : before) policies_.change(policy.range, policy.change());
-      if (tell_kernel(view, range) != 0)
-        log_warning("the kernel's memory policy of {:#x} is not what it was", range.start);
+      if (kernel_changed && tell_kernel(view, range, &kernel_changed) != 0) {
+        log_warning("the kernel's memory policy of {:#x}-{:#x} is not what it was", range.start, range.end);
+      }
     }
   }
   if (error == 0) {
@@ -257,7 +274,8 @@ Binder::HostNodes Binder::host_nodes(const View& view, const Policy& policy) {
   return result;
 }
 
-int Binder::tell_kernel(const View& view, AddressRange range) {
+// `changed`: set once any of it has been told.
+int Binder::tell_kernel(const View& view, AddressRange range, bool* changed) {
   struct Piece {
     AddressRange range;
     HostNodes nodes;
@@ -276,6 +294,7 @@ int Binder::tell_kernel(const View& view, AddressRange range) {
   add({done, range.end}, {HostPolicy::Mode::kDefault, {}});
   for (const Piece& piece : pieces) {
     if (int error = host_.set_policy(piece.range, {piece.nodes.mode, piece.nodes.nodes}); error != 0) return error;
+    *changed = true;
   }
   return 0;
 }

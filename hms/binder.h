@@ -47,6 +47,11 @@ class HMS_API Binder {
   void add_device(DeviceMemory& device);
   void remove_device(DeviceMemory& device);
 
+  // For pthread_atfork(). A fork waits for calls that run; the child has no devices and an empty table.
+  void before_fork();
+  void after_fork_in_parent();
+  void after_fork_in_child();
+
   // 0 or -errno, as hbind.h says. Locking: any thread.
   int hbind(const hbind_params* params);
 
@@ -79,7 +84,7 @@ class HMS_API Binder {
   int execute(const View& view, const HbindCall& call, const HbindCommand& command);
   template <typename Change>
   int change_policy(const View& view, AddressRange range, ForKernel for_kernel, const Change& change);
-  int tell_kernel(const View& view, AddressRange range);
+  int tell_kernel(const View& view, AddressRange range, bool* changed);
   static HostNodes host_nodes(const View& view, const Policy& policy);
 
   std::uint64_t migrate(const View& view, const HbindCall& call, Untouched untouched);

@@ -74,9 +74,9 @@ class FakeHostMemory final : public HostMemory {
     std::vector<int> nodes;
     bool operator==(const Told&) const = default;
   };
-  std::vector<Told> told;         // every set_policy(), in order
-  std::set<int> forbidden_nodes;  // may_use() is false
-  int set_policy_error = 0;       // the next set_policy() answers this
+  std::vector<Told> told;              // every set_policy(), in order
+  std::vector<int> set_policy_errors;  // what the next calls of set_policy() answer; then 0
+  std::set<int> forbidden_nodes;       // may_use() is false
 
   bool is_mapped(AddressRange range) const noexcept override {
     return pages_.mapped.start <= range.start && range.end <= pages_.mapped.end;
@@ -84,7 +84,12 @@ class FakeHostMemory final : public HostMemory {
   bool may_use(int node) const noexcept override { return !forbidden_nodes.contains(node); }
   int set_policy(AddressRange range, const HostPolicy& policy) noexcept override {
     std::scoped_lock lock(pages_.mutex);
-    if (set_policy_error != 0) return std::exchange(set_policy_error, 0);
+    int error = 0;
+    if (!set_policy_errors.empty()) {
+      error = set_policy_errors.front();
+      set_policy_errors.erase(set_policy_errors.begin());
+    }
+    if (error != 0) return error;
     told.push_back({range, policy.mode, {policy.nodes.begin(), policy.nodes.end()}});
     return 0;
   }

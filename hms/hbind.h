@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* hbind(): tell where the memory behind a range of addresses should live. The binary interface is that of the
- * Heterogeneous Memory System proposal of 2018 (linux-mm, HBIND_IOCTL), as a function of this library; commands from 3 on are
- * MirrorCL's. docs/hbind.md has examples and the table of errors.
+ * Heterogeneous Memory System proposal of 2018 (linux-mm, HBIND_IOCTL), as a function of this library; commands from 3
+ * on are MirrorCL's. docs/hbind.md has examples and the table of errors.
  *
- * Memories (targets) and processors (initiators) are named by the uids of the process's topology (hms/topology.h, `hms show`).
+ * Memories (targets) and processors (initiators) are named by the uids of the process's topology (hms/topology.h, `hms
+ * show`).
  *
  *   uint32_t target = 1;
  *   hms_bind(buffer, size, &target, 1);
  *
- * The general form is a program of atoms. Each command is one atom, followed by as many extra dwords as it says; commands
- * are executed in order, after all of them have been found valid:
+ * The general form is a program of atoms. Each command is one atom, followed by as many extra dwords as it says;
+ * commands are executed in order, after all of them have been found valid:
  *
  *   uint32_t atoms[] = {HBIND_ATOM(HBIND_CMD_BIND, 0), HBIND_ATOM(HBIND_CMD_MIGRATE, 1), 0};
  *   struct hbind_params p = {(uintptr_t)buffer, (uintptr_t)buffer + size, 1, 3, (uintptr_t)&target, (uintptr_t)atoms};
@@ -40,10 +41,10 @@ struct hbind_params {
 #define HBIND_MAX_ATOMS 1024
 
 /* Bits 0-19 of an atom are the command, bits 20-31 the number of extra dwords that follow. */
-#define HBIND_ATOM_GET_CMD(atom) ((uint32_t)(atom) & 0xfffffu)
-#define HBIND_ATOM_SET_CMD(cmd) ((uint32_t)(cmd) & 0xfffffu)
+#define HBIND_ATOM_GET_CMD(atom) ((uint32_t)(atom)&0xfffffu)
+#define HBIND_ATOM_SET_CMD(cmd) ((uint32_t)(cmd)&0xfffffu)
 #define HBIND_ATOM_GET_DWORDS(atom) ((uint32_t)(atom) >> 20)
-#define HBIND_ATOM_SET_DWORDS(dwords) (((uint32_t)(dwords) & 0xfffu) << 20)
+#define HBIND_ATOM_SET_DWORDS(dwords) (((uint32_t)(dwords)&0xfffu) << 20)
 #define HBIND_ATOM(cmd, dwords) (HBIND_ATOM_SET_CMD(cmd) | HBIND_ATOM_SET_DWORDS(dwords))
 
 /* The range has no policy any more. */
@@ -62,14 +63,16 @@ struct hbind_params {
 #define HBIND_CMD_PREFETCH 3u
 
 /* Not strict: memory of the range should live in the first listed target that this process can use. A page that lives
- * there is mapped rather than moved, for whoever can map it. Kept beside other policy; no target listed: no preference. */
+ * there is mapped rather than moved, for whoever can map it. Kept beside other policy; no target listed: no preference.
+ */
 #define HBIND_CMD_PREFERRED 4u
 
 /* Extra dwords (in): uids of the initiators that access the range all the time. They have it mapped wherever it lives,
  * if they can reach it there, and their accesses do not move it. Replaces an earlier list; no extra dword: nobody. */
 #define HBIND_CMD_ACCESSED_BY 5u
 
-/* Extra dword 0 (in): 1, the range is read far more often than written and readers get copies of their own; 0, no more so. */
+/* Extra dword 0 (in): 1, the range is read far more often than written and readers get copies of their own; 0, no more
+ * so. */
 #define HBIND_CMD_READ_MOSTLY 6u
 
 /* Extra dwords (out), ntargets + 2 of them: pages in each listed target; then pages in others; then pages that nobody

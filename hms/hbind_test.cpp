@@ -186,12 +186,25 @@ TEST_F(Hbind, NoRoomForAPolicyIsEnomemAndChangesNothing) {
 
 TEST_F(Hbind, WhatTheKernelRefusesChangesNothing) {
   ASSERT_EQ(call(pages(0, 8), {uid("hbm00")}, {HBIND_ATOM(HBIND_CMD_BIND, 0)}), 0);
-  host_.set_policy_error = -ENOMEM;
+  host_.set_policy_errors = {-ENOMEM};
   EXPECT_EQ(call(pages(2, 2), {uid("ddr1")}, {HBIND_ATOM(HBIND_CMD_BIND, 0)}), -ENOMEM);
   auto found = policy(3);
   EXPECT_EQ(found.range, pages(0, 8));
   EXPECT_EQ(found.policy.bind[0], uid("hbm00"));
-  EXPECT_EQ(host_.told.back(), (FakeHostMemory::Told{pages(2, 2), HostPolicy::Mode::kBind, {2}}));
+  EXPECT_EQ(host_.told.size(), 1U) << "the kernel has changed nothing that would have to be undone";
+}
+
+TEST_F(Hbind, WhatTheKernelTakesHalfIsUndone) {
+  ASSERT_EQ(call(pages(0, 2), {uid("hbm00")}, {HBIND_ATOM(HBIND_CMD_BIND, 0)}), 0);
+  ASSERT_EQ(call(pages(4, 2), {uid("hbm01")}, {HBIND_ATOM(HBIND_CMD_BIND, 0)}), 0);
+  host_.set_policy_errors = {0, -ENOMEM};
+  EXPECT_EQ(call(pages(0, 6), {uid("ddr1")}, {HBIND_ATOM(HBIND_CMD_PREFERRED, 0)}), -ENOMEM);
+  EXPECT_EQ(policies_->range_count(), 2U);
+  EXPECT_EQ(policy(5).policy.preferred, kNoUid);
+  std::vector<FakeHostMemory::Told> last(host_.told.end() - 3, host_.told.end());
+  EXPECT_EQ(last, (std::vector<FakeHostMemory::Told>{{pages(0, 2), HostPolicy::Mode::kBind, {2}},
+                                                     {pages(2, 2), HostPolicy::Mode::kDefault, {}},
+                                                     {pages(4, 2), HostPolicy::Mode::kBind, {3}}}));
 }
 
 // --- policies

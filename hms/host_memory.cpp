@@ -34,7 +34,8 @@ class KernelHostMemory final : public HostMemory {
     if (!in_mask(node)) return false;
     NodeMask allowed{};
     long result = raw_syscall(SYS_get_mempolicy, nullptr, allowed.data(), kMaskBits, nullptr, MPOL_F_MEMS_ALLOWED);
-    if (result == -ENOSYS) return node == 0;  // a kernel without NUMA
+    // A kernel without NUMA, or a container that forbids the question; mbind() will tell.
+    if (result == -ENOSYS || result == -EPERM) return node == 0;
     auto index = static_cast<unsigned>(node);
     return result == 0 && (allowed[index / 64] >> index % 64 & 1U) != 0;
   }

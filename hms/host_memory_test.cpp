@@ -5,8 +5,13 @@
 
 #include <errno.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
 #include <linux/mempolicy.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -247,6 +252,39 @@ TEST_F(RealMemory, PagesMoveBetweenNodes) {
   ASSERT_EQ(binder_->residency(memory.range(), places), 0);
   EXPECT_EQ(std::ranges::count(places, uids_[1]), atoms[1]);
   EXPECT_EQ(atoms[1], 60U);
+}
+
+// As a container's filter does.
+bool forbid_numa_calls() {
+  sock_filter filter[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mbind, 3, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_move_pages, 2, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_get_mempolicy, 1, 0),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+  };
+  sock_fprog program{sizeof filter / sizeof filter[0], filter};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+TEST_F(RealMemory, AContainerThatForbidsTheCallsIsEperm) {
+  if (nodes_[0] != 0) GTEST_SKIP() << "no node 0";
+  Memory memory(10);
+  pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (!forbid_numa_calls()) _exit(1);
+    if (call(memory.range(), {uids_[0]}, HBIND_CMD_BIND) != -EPERM) _exit(2);
+    if (policies_->range_count() != 0) _exit(3);
+    std::vector<Uid> places(10);
+    if (binder_->residency(memory.range(), places) != -EPERM) _exit(4);
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST_F(RealMemory, UnmappingWhileMigratingIsNoError) {

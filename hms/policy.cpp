@@ -88,7 +88,6 @@ class PolicyEdit {
       table_.lists_.release(nodes_[node].accessed_by);
       nodes_[node].next_retired = table_.free_nodes_;
       table_.free_nodes_ = node;
-      ++table_.free_node_count_;
     }
   }
 
@@ -140,11 +139,15 @@ class PolicyEdit {
  private:
   Index allocate(const Node& contents) noexcept {
     Index index = table_.free_nodes_;
-    assert(index != 0);
-    table_.free_nodes_ = nodes_[index].next_retired;
-    --table_.free_node_count_;
+    if (index != 0) {
+      table_.free_nodes_ = nodes_[index].next_retired;
+      nodes_[index] = contents;
+    } else {
+      assert(table_.fresh_node_ < table_.node_count_);
+      index = table_.fresh_node_++;
+      new (&nodes_[index]) Node(contents);
+    }
     ++table_.live_ranges_;
-    nodes_[index] = contents;
     nodes_[index].version = version_;
     table_.lists_.keep(contents.bind);
     table_.lists_.keep(contents.accessed_by);
@@ -284,15 +287,8 @@ class PolicyEdit {
 PolicyTable::PolicyTable(std::pmr::memory_resource* memory, const PolicyLimits& limits)
     : memory_(memory), limits_(limits), node_count_(2 * (limits.ranges + kDropReserve) + kPathReserve + 1) {
   nodes_ = static_cast<Node*>(memory_->allocate(node_count_ * sizeof(Node), alignof(Node)));
-  std::uninitialized_value_construct_n(nodes_, node_count_);
-  for (Index index = node_count_ - 1; index != 0; --index) {
-    nodes_[index].next_retired = free_nodes_;
-    free_nodes_ = index;
-  }
-  free_node_count_ = node_count_ - 1;
   lists_.size = limits.list_words;
   lists_.words = static_cast<std::uint32_t*>(memory_->allocate(lists_.size * sizeof(std::uint32_t), 64));
-  std::uninitialized_value_construct_n(lists_.words, lists_.size);
 }
 
 PolicyTable::~PolicyTable() {
@@ -437,6 +433,20 @@ std::uint32_t PolicyTable::range_count() noexcept {
   std::uint32_t count = live_ranges_;
   unlock();
   return count;
+}
+
+void PolicyTable::reset_in_child() noexcept {
+  new (&lock_) FutexLock;
+  free_nodes_ = 0;
+  fresh_node_ = 1;
+  live_ranges_ = 0;
+  lists_.used = 1;
+  lists_.lists = 0;
+  std::ranges::fill(lists_.free, 0);
+  root_.store(0);
+  for (auto& readers : readers_) readers.store(0);
+  pending_head_.store(pending_tail_.load());
+  drop_all_done_.store(drop_all_wanted_.load());
 }
 
 bool PolicyTable::may_have_policy(AddressRange range) const noexcept {

@@ -93,6 +93,10 @@ class HMS_API PolicyTable {
   void for_each(AddressRange range, const std::function<void(AddressRange, const Policy&)>& visit) noexcept;
   std::uint32_t range_count() noexcept;
 
+  // In the child of a fork, where no other thread exists: empties the table, whose lock a thread of the parent may
+  // hold.
+  void reset_in_child() noexcept;
+
   // --- The notifier. Locking: one thread at a time, which holds no PolicyReader; never waits for the lock.
 
   // `range` has been unmapped or moved away: it has no policy any more. From its return on no lookup finds one there,
@@ -180,7 +184,7 @@ class HMS_API PolicyTable {
   Node* nodes_;  // nodes_[0] is not used
   Lists lists_;
   Index free_nodes_ = 0;  // linked through next_retired
-  std::uint32_t free_node_count_ = 0;
+  Index fresh_node_ = 1;  // this and all behind it have never been used
   std::uint32_t live_ranges_ = 0;
   std::uint64_t version_ = 0;
   std::uint32_t random_ = 0x9e37'79b9;
