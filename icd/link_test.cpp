@@ -323,12 +323,17 @@ TEST_F(LinkTest, AProgramReleasedWhileItIsBuiltStaysUntilItsCallback) {
 }
 
 // PoCL's headers rename builtin functions, and with them what has the same name.
-TEST_F(LinkTest, KernelsMayBeCalledLikeBuiltinFunctions) {
+TEST_F(LinkTest, KernelsMayBeCalledLikeBuiltinFunctionsOrHaveLongNames) {
   cl_program program =
       build("kernel void step(global int* p) { *p = 1; } kernel void floor(global int* p) { *p = (int)floor(2.5f); }");
   programs.push_back(program);
   EXPECT_EQ(result_of(program, "step"), 1);
   EXPECT_EQ(result_of(program, "floor"), 2);
+  const std::string long_name(1000, 'n');
+  cl_program of_long_name =
+      build(("kernel void " + long_name + "(global int* p) { local int l[3]; l[0] = 3; *p = l[0]; }").c_str());
+  programs.push_back(of_long_name);
+  EXPECT_EQ(result_of(of_long_name, long_name.c_str()), 3);
   char names[40] = "";
   EXPECT_EQ(cl().clGetProgramInfo(program, CL_PROGRAM_KERNEL_NAMES, sizeof names, names, nullptr), CL_SUCCESS);
   EXPECT_TRUE(std::string(names) == "step;floor" || std::string(names) == "floor;step") << names;

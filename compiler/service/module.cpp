@@ -64,6 +64,10 @@ std::string library_name(std::string_view mangled) {
   return result;
 }
 
+bool is_kernel(const llvm::Function& function) {
+  return !function.isDeclaration() && function.getMetadata("kernel_arg_addr_space") != nullptr;
+}
+
 const llvm::MDNode* operands_of(const llvm::Function& kernel, const char* name) {
   const llvm::MDNode* node = kernel.getMetadata(name);
   return node != nullptr && node->getNumOperands() == kernel.arg_size() ? node : nullptr;
@@ -292,13 +296,32 @@ void resolve_generic_builtins(llvm::Module& module) {
   }
 }
 
-std::vector<KernelImage> describe_kernels(const llvm::Module& module) {
+KernelNames shorten_kernel_names(llvm::Module& module) {
+  // PoCL makes file names of them, with a few letters more.
+  constexpr std::size_t kLongest = 200;
+  KernelNames names;
+  for (llvm::Function& function : module) {
+    const std::string name = function.getName().str();
+    if (!is_kernel(function) || name.size() <= kLongest) continue;
+    const std::string symbol = fmt::format("_cl_long_name_{}", names.size());
+    function.setName(symbol);
+    names.emplace(symbol, name);
+    for (llvm::GlobalVariable& variable : module.globals()) {
+      const std::string variable_name = variable.getName().str();
+      if (variable_name.starts_with(name + ".")) variable.setName(symbol + variable_name.substr(name.size()));
+    }
+  }
+  return names;
+}
+
+std::vector<KernelImage> describe_kernels(const llvm::Module& module, const KernelNames& shortened) {
   std::vector<KernelImage> kernels;
   for (const llvm::Function& function : module) {
-    if (function.isDeclaration() || function.getMetadata("kernel_arg_addr_space") == nullptr) continue;
+    if (!is_kernel(function)) continue;
     KernelImage kernel;
     kernel.symbol = function.getName().str();
-    kernel.name = source_name(kernel.symbol);
+    const auto long_name = shortened.find(kernel.symbol);
+    kernel.name = long_name != shortened.end() ? long_name->second : source_name(kernel.symbol);
     kernel.uniform_work_groups = function.getFnAttribute("uniform-work-group-size").getValueAsString() == "true";
     kernel.private_bytes = private_bytes(function);
     for (unsigned i = 0; i < function.arg_size(); ++i) kernel.arguments.push_back(describe_argument(function, i));
@@ -335,7 +358,8 @@ std::vector<std::byte> to_bitcode(const llvm::Module& module) {
 void finish_module(llvm::Module& module, bool as_object, FrontEndOutput* output) {
   if (!as_object) {
     resolve_generic_builtins(module);
-    output->kernels = describe_kernels(module);
+    const KernelNames shortened = shorten_kernel_names(module);
+    output->kernels = describe_kernels(module, shortened);
     output->global_variables_size = global_variables_size(module);
   }
   output->bitcode = to_bitcode(module);
@@ -351,7 +375,7 @@ std::uint64_t global_variables_size(const llvm::Module& module) {
     std::size_t dot = name.find('.');
     if (dot != std::string_view::npos) {
       const llvm::Function* owner = module.getFunction(llvm::StringRef(name.data(), dot));
-      if (owner != nullptr && owner->getMetadata("kernel_arg_addr_space") != nullptr) continue;
+      if (owner != nullptr && is_kernel(*owner)) continue;
     }
     bytes += module.getDataLayout().getTypeAllocSize(variable.getValueType()).getFixedSize();
   }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,14 @@ std::vector<std::byte> to_bitcode(const llvm::Module& module);
 // to_private().
 void resolve_generic_builtins(llvm::Module& module);
 
+// The names of kernels that have another one in the module, by the latter.
+using KernelNames = std::map<std::string, std::string>;
+
+// Gives kernels names that PoCL can make file names of.
+KernelNames shorten_kernel_names(llvm::Module& module);
+
 // The module's kernels: everything but automatic_locals and elf.
-std::vector<KernelImage> describe_kernels(const llvm::Module& module);
+std::vector<KernelImage> describe_kernels(const llvm::Module& module, const KernelNames& shortened);
 
 // The end of a compilation or a link: an object as it is, or a module for PoCL and the description of its kernels.
 void finish_module(llvm::Module& module, bool as_object, FrontEndOutput* output);
