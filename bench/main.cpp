@@ -27,6 +27,7 @@ struct Arguments {
 int run_named_probe(const std::vector<std::string>& probe) {
   if (probe.size() == 2 && probe[0] == "bare-fault") return bare_fault_probe(std::stoi(probe[1]));
   if (probe.size() == 2 && probe[0] == "startup") return startup_probe(probe[1]);
+  if (probe.size() == 2 && probe[0] == "first-touch") return first_touch_probe(probe[1]);
   std::fprintf(stderr, "no such probe\n");
   return 2;
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // What it costs to move 256 MiB of malloc'd memory to the device at a kernel's first touch, and home at the CPU's,
-// beside a memcpy into memory that was never touched. Both sides' time to work on resident memory is taken off.
+// beside a memcpy into memory that was never touched. Both sides' time to work on resident memory is taken off. And the
+// whole first kernel in a fresh process, on the mirrored device and on the ATS device, which has nothing to move.
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 
 #include "bench/report.h"
 #include "bench/samples.h"
+#include "bench/subprocess.h"
 
 namespace mirrorcl::bench {
 
@@ -33,7 +37,9 @@ std::uint64_t sum_of(const Words& words) {
   return sum;
 }
 
+// Seconds.
 struct RoundTrip {
+  double first_kernel;
   double to_device;
   double to_host;
 };
@@ -52,10 +58,21 @@ RoundTrip measure(Platform& platform) {
   const double first_home = time_of([&] { sum = sum_of(words); });
   expect(sum == kWords * (kWords - 1) / 2 + 3 * kWords, "sum of the words after three kernels");
   const double home = time_of([&] { benchmark::DoNotOptimize(sum_of(words)); });
-  return {first - resident, first_home - home};
+  return {first, first - resident, first_home - home};
 }
 
 }  // namespace
+
+int first_touch_probe(const std::string& name) try {
+  const cl_platform_id id = find_platform(name);
+  expect(id != nullptr, "platform " + name);
+  Platform platform(id);
+  std::printf("first_kernel %.9f\n", measure(platform).first_kernel);
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "first-touch probe: %s\n", error.what());
+  return 1;
+}
 
 void add_migration_benchmarks(const Setup& setup) {
   if (setup.mirrorcl != nullptr) {
@@ -66,6 +83,16 @@ void add_migration_benchmarks(const Setup& setup) {
       return {measure(device).to_host, kBytes};
     });
   }
+  if (setup.mirrorcl != nullptr) {
+    for (const std::string kind : {"mirrored", "ats"}) {
+      setup.add("first_touch/" + kind, benchmark::kMillisecond,
+                [kind, vendors = setup.vendors.mirrorcl_only()]() -> Measurement {
+                  const auto numbers =
+                      run_probe("first-touch", {"MirrorCL"}, {{"OCL_ICD_VENDORS", vendors}, {"MIRRORCL_DEVICE", kind}});
+                  return {numbers.at("first_kernel"), kBytes};
+                });
+    }
+  }
   setup.add("migration/memcpy_to_fresh", benchmark::kMillisecond, []() -> Measurement {
     const Words from = touched_memory();
     const Words to(static_cast<std::uint64_t*>(std::malloc(kBytes)), std::free);
@@ -75,6 +102,8 @@ void add_migration_benchmarks(const Setup& setup) {
   });
   setup.report.add_row({"256 MiB of malloc'd memory to the device / memcpy to fresh", "migration/to_device",
                         "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 1.0});
+  setup.report.add_row({"first kernel over 256 MiB, ATS / mirrored device", "first_touch/ats", "first_touch/mirrored",
+                        Row::Unit::kMilliseconds});
   setup.report.add_row({"the same 256 MiB back to the CPU / memcpy to fresh", "migration/to_host",
                         "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kNone, 0});
 }

@@ -16,5 +16,6 @@ std::map<std::string, double> run_probe(const std::string& name, const std::vect
 // The probes; each prints "key value" lines on standard output and returns the exit status.
 int bare_fault_probe(int batches);
 int startup_probe(const std::string& platform);
+int first_touch_probe(const std::string& platform);
 
 }  // namespace mirrorcl::bench
