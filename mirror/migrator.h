@@ -52,6 +52,10 @@ class Migrator {
   Verdict serve_device(const DeviceFault& fault) noexcept;
   Outcome serve_host(const HostFault& fault) noexcept;
 
+  // Takes the pages of `range` that can be moved to the device, faults or not.
+  Outcome bring_in(Range range, Untouched untouched) noexcept;
+  // The pages of the block around `block_address` that live on the device, or on both sides.
+  PageMask device_pages(std::uint64_t block_address) noexcept;
   // Everything of `range` comes home, and its blocks are forgotten.
   Outcome bring_home(Range range) noexcept;
   void drop_snapshots() noexcept;
@@ -96,6 +100,9 @@ class Migrator {
   void count_replay() noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
   void drop_snapshot(Block& block, PageRun run) noexcept;
+
+  // requested.cpp: what a program asks for
+  Outcome bring_part_in(Range part, Untouched untouched) noexcept;
 
   // migrate_out.cpp: device to host
   Outcome bring_region_home(Block& block, unsigned page) noexcept;

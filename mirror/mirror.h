@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "mirror/device/operations.h"
+#include "mirror/page_mask.h"
 #include "mirror/statistics.h"
 
 namespace mirrorcl::mirror {
@@ -25,6 +26,9 @@ struct MirrorOptions {
   // write-protected and copied, which is slower; tests cover both.
   bool use_move = true;
 };
+
+// What becomes of pages that nobody has touched yet when a range is brought to a device.
+enum class Untouched : std::uint8_t { kSkip, kAllocate };
 
 class Mirror {
  public:
@@ -50,6 +54,11 @@ class Mirror {
 
   // Brings every page of `range` home to the host and forgets its blocks; used before fork and by a buffer's owner.
   virtual void bring_home(Range range) noexcept = 0;
+  // Moves the pages of `range` to the device, those that can be moved. 0; -ENODEV: no device is attached; -EBUSY:
+  // everything is held at home.
+  virtual int bring_in(Range range, Untouched untouched) noexcept = 0;
+  // The pages of the 2 MiB block around `address` that live on the device, or on both sides.
+  virtual PageMask device_pages(std::uint64_t address) noexcept = 0;
   // Brings everything home and holds device faults until release_hold(). The host owns all pages meanwhile. Nests.
   virtual void hold_home() noexcept = 0;
   virtual void release_hold() noexcept = 0;

@@ -71,7 +71,7 @@ int ServiceThread::watch(int fd, Source source) noexcept {
   return static_cast<int>(raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_ADD, fd, &event));
 }
 
-int ServiceThread::request(const Request& request) noexcept {
+int ServiceThread::request(const Request& request, PageMask* pages) noexcept {
   // On the caller's own stack or in the window: nothing here is touched by the service thread but the slot.
   for (;;) {
     for (Slot& slot : slots_) {
@@ -86,6 +86,7 @@ int ServiceThread::request(const Request& request) noexcept {
         futex_wait(&slot.state, state);
       }
       int result = slot.result;
+      if (pages != nullptr) *pages = slot.pages;
       slot.state.store(Slot::kFree, std::memory_order_release);
       return result;
     }
@@ -229,6 +230,12 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
       return true;
     case Request::Kind::kBringHome:
       return migrator_.device() == nullptr || continue_bringing_home(slot.request.range);
+    case Request::Kind::kBringIn:
+      slot.result = migrator_.device() == nullptr ? -ENODEV : holds_ > 0 ? -EBUSY : 0;
+      return slot.result != 0 || migrator_.bring_in(slot.request.range, slot.request.untouched) != Outcome::kAgain;
+    case Request::Kind::kDevicePages:
+      slot.pages = migrator_.device_pages(slot.request.range.start);
+      return true;
     case Request::Kind::kHold:
       if (first && holds_++ == 0) watch_device_faults(false);
       return migrator_.device() == nullptr || continue_bringing_home(kUserSpace);

@@ -16,10 +16,20 @@
 namespace mirrorcl::mirror {
 
 struct Request {
-  enum class Kind : std::uint32_t { kAttach, kDropSnapshots, kBringHome, kHold, kRelease, kStop };
+  enum class Kind : std::uint32_t {
+    kAttach,
+    kDropSnapshots,
+    kBringHome,
+    kBringIn,
+    kDevicePages,
+    kHold,
+    kRelease,
+    kStop
+  };
   Kind kind;
   Range range;
   DeviceOperations* device;
+  Untouched untouched = Untouched::kSkip;
 };
 
 class ServiceThread {
@@ -29,8 +39,8 @@ class ServiceThread {
   Result<void> start();
 
   // --- for application threads
-  // Posts `request` and returns its result (0 or -errno) once it is done.
-  int request(const Request& request) noexcept;
+  // Posts `request` and returns its result (0 or -errno) once it is done; that of kDevicePages is in `pages`.
+  int request(const Request& request, PageMask* pages = nullptr) noexcept;
   void drain_events() noexcept { events_.wait_settled(); }
   bool has_snapshots() const noexcept { return migrator_.has_snapshots(); }
   Statistics statistics() const noexcept { return counters_.read(); }
@@ -49,6 +59,7 @@ class ServiceThread {
     FutexWord state{kFree};
     Request request{};
     int result = 0;
+    PageMask pages;  // result of kDevicePages
   };
   static constexpr std::size_t kSlots = 64;
   enum class Source : std::uint64_t { kHost, kRequests, kDeviceFaults, kDeviceLost };

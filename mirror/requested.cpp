@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves that a program asks for (hms/hbind.h), as opposed to those that accesses cause.
+#include "mirror/migrator.h"
+
+namespace mirrorcl::mirror {
+
+Outcome Migrator::bring_in(Range range, Untouched untouched) noexcept {
+  for (std::uint64_t address = range.start; address < range.end();) {
+    if (events_.has_events()) return Outcome::kAgain;  // what has happened to the range comes first
+    const auto mapping = space_.query(address);
+    std::uint64_t end = std::min(range.end(), block_down(address) + kBlockSize);
+    end = std::min(end, mapping ? mapping->range.end() : address + kPageSize);
+    if (mapping && mapping->migratable()) {
+      if (bring_part_in({address, end - address}, untouched) == Outcome::kAgain) return Outcome::kAgain;
+    }
+    address = end;
+  }
+  return Outcome::kDone;
+}
+
+// `part` lies in one block and one mapping. What cannot be moved is left out.
+Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
+  replay_uncounted_ = false;
+  const unsigned first = page_in_block(part.start);
+  PageMask present;
+  if (untouched == Untouched::kSkip) {
+    if (space_.present_pages(part, &present) != 0) return Outcome::kDone;  // unmapped meanwhile
+    if (present.none()) return Outcome::kDone;
+  }
+  Block* block = blocks_.find(part.start);
+  if (block == nullptr || !block->registered(first)) {
+    bool snapshot_taken = false;
+    const Verdict verdict = register_around(part.start, Access::kReadWrite, &block, &snapshot_taken);
+    if (verdict.outcome != Outcome::kDone) {
+      return verdict.outcome == Outcome::kAgain ? Outcome::kAgain : Outcome::kDone;
+    }
+  }
+  PageMask wanted = PageMask(block->pages(part)) & block->registered() & block->on_host() & ~block->discarding();
+  if (untouched == Untouched::kSkip) {
+    for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
+      for (unsigned page = run.first; page < run.end(); ++page) {
+        if (!present.test(page - first)) wanted.clear(page);
+      }
+    }
+  }
+  for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
+    if (move_in(*block, run, run.first).outcome == Outcome::kAgain) return Outcome::kAgain;
+  }
+  return Outcome::kDone;
+}
+
+PageMask Migrator::device_pages(std::uint64_t block_address) noexcept {
+  const Block* block = blocks_.find(block_address);
+  return block == nullptr ? PageMask() : block->in_device_memory() & ~block->snapshot();
+}
+
+}  // namespace mirrorcl::mirror
