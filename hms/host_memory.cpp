@@ -23,6 +23,32 @@ bool in_mask(int node) {
   return node >= 0 && node < static_cast<int>(kMaxNodes);
 }
 
+NodeMask mask_of(std::span<const int> nodes) {
+  NodeMask mask{};
+  for (int node : nodes) {
+    auto index = static_cast<unsigned>(node);
+    if (in_mask(node)) mask[index / 64] |= 1UL << index % 64;
+  }
+  return mask;
+}
+
+// What the kernel calls a policy.
+struct KernelPolicy {
+  int mode = MPOL_DEFAULT;
+  NodeMask nodes{};
+  bool has_nodes = false;
+
+  explicit KernelPolicy(const HostPolicy& policy) {
+    if (policy.mode == HostPolicy::Mode::kDefault || policy.nodes.empty()) return;
+    bool prefer = policy.mode == HostPolicy::Mode::kPrefer;
+    mode = prefer ? MPOL_PREFERRED : MPOL_BIND;
+    nodes = mask_of(prefer ? policy.nodes.first(1) : policy.nodes);
+    has_nodes = true;
+  }
+  const unsigned long* mask() const { return has_nodes ? nodes.data() : nullptr; }
+  unsigned long bits() const { return has_nodes ? kMaskBits : 0; }
+};
+
 class KernelHostMemory final : public HostMemory {
  public:
   bool is_mapped(AddressRange range) const noexcept override {
@@ -41,16 +67,8 @@ class KernelHostMemory final : public HostMemory {
   }
 
   int set_policy(AddressRange range, const HostPolicy& policy) noexcept override {
-    NodeMask nodes{};
-    for (int node : policy.nodes) {
-      auto index = static_cast<unsigned>(node);
-      if (in_mask(node)) nodes[index / 64] |= 1UL << index % 64;
-      if (policy.mode == HostPolicy::Mode::kPrefer) break;
-    }
-    bool none = policy.mode == HostPolicy::Mode::kDefault;
-    int mode = none ? MPOL_DEFAULT : policy.mode == HostPolicy::Mode::kBind ? MPOL_BIND : MPOL_PREFERRED;
-    long result =
-        raw_syscall(SYS_mbind, range.start, range.size(), mode, none ? nullptr : nodes.data(), none ? 0 : kMaskBits, 0);
+    const KernelPolicy wanted(policy);
+    long result = raw_syscall(SYS_mbind, range.start, range.size(), wanted.mode, wanted.mask(), wanted.bits(), 0);
     // Without NUMA there is one node, and all memory is bound to it.
     return result == -ENOSYS ? 0 : static_cast<int>(result);
   }
@@ -101,6 +119,17 @@ class KernelHostMemory final : public HostMemory {
 HostMemory& kernel_host_memory() noexcept {
   static KernelHostMemory memory;
   return memory;
+}
+
+int set_process_policy(const HostPolicy& policy) noexcept {
+  const KernelPolicy wanted(policy);
+  return static_cast<int>(raw_syscall(SYS_set_mempolicy, wanted.mode, wanted.mask(), wanted.bits()));
+}
+
+long move_process(int pid, std::span<const int> from, int to) noexcept {
+  const NodeMask old_nodes = mask_of(from);
+  const NodeMask new_nodes = mask_of(std::span(&to, 1));
+  return raw_syscall(SYS_migrate_pages, pid, kMaskBits, old_nodes.data(), new_nodes.data());
 }
 
 }  // namespace mirrorcl::hms

@@ -42,4 +42,10 @@ class HostMemory {
 
 HMS_API HostMemory& kernel_host_memory() noexcept;
 
+// The policy of this process, and of a program that it executes. 0 or -errno.
+HMS_API int set_process_policy(const HostPolicy& policy) noexcept;
+// Moves what process `pid` has on the nodes `from` to the node `to`. The number of pages that could not be moved, or
+// -errno.
+HMS_API long move_process(int pid, std::span<const int> from, int to) noexcept;
+
 }  // namespace mirrorcl::hms

@@ -21,6 +21,8 @@ void add_show(CLI::App& app, Context& context);
 void add_best(CLI::App& app, Context& context);
 void add_paths(CLI::App& app, Context& context);
 void add_measure(CLI::App& app, Context& context);
+void add_bind(CLI::App& app, Context& context);
+void add_residency(CLI::App& app, Context& context);
 
 // Prints "hms: MESSAGE" and makes the tool fail.
 void complain(Context& context, const Error& error);

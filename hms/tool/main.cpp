@@ -19,6 +19,8 @@ int main(int argc, char** argv) {
   add_best(app, context);
   add_paths(app, context);
   add_measure(app, context);
+  add_bind(app, context);
+  add_residency(app, context);
   CLI11_PARSE(app, argc, argv);
   return context.status;
 }
