@@ -223,8 +223,11 @@ std::string source_name(const std::string& symbol) {
   return renamed.contains(symbol) ? symbol.substr(kPrefix.size()) : symbol;
 }
 
-// Bytes of the variables of `function` and of the deepest call below it. OpenCL C has no recursion.
-std::uint64_t private_bytes(const llvm::Function& function) {
+// Bytes of the variables of `function` and of the deepest call below it. OpenCL C has no recursion; what there is of it
+// counts once.
+std::uint64_t private_bytes(const llvm::Function& function, std::map<const llvm::Function*, std::uint64_t>& known) {
+  if (const auto found = known.find(&function); found != known.end()) return found->second;
+  known.emplace(&function, 0);
   const llvm::DataLayout& layout = function.getParent()->getDataLayout();
   std::uint64_t own = 0;
   std::uint64_t below = 0;
@@ -233,10 +236,10 @@ std::uint64_t private_bytes(const llvm::Function& function) {
       own += layout.getTypeAllocSize(variable->getAllocatedType()).getFixedSize();
     } else if (const auto* call = llvm::dyn_cast<llvm::CallBase>(&instruction)) {
       const auto* callee = llvm::dyn_cast<llvm::Function>(call->getCalledOperand()->stripPointerCastsAndAliases());
-      if (callee != nullptr && callee != &function) below = std::max(below, private_bytes(*callee));
+      if (callee != nullptr) below = std::max(below, private_bytes(*callee, known));
     }
   }
-  return own + below;
+  return known[&function] = own + below;
 }
 
 enum class Memory { kGlobal, kLocal, kPrivate };
@@ -316,6 +319,7 @@ KernelNames shorten_kernel_names(llvm::Module& module) {
 
 std::vector<KernelImage> describe_kernels(const llvm::Module& module, const KernelNames& shortened) {
   std::vector<KernelImage> kernels;
+  std::map<const llvm::Function*, std::uint64_t> known_bytes;
   for (const llvm::Function& function : module) {
     if (!is_kernel(function)) continue;
     KernelImage kernel;
@@ -323,7 +327,7 @@ std::vector<KernelImage> describe_kernels(const llvm::Module& module, const Kern
     const auto long_name = shortened.find(kernel.symbol);
     kernel.name = long_name != shortened.end() ? long_name->second : source_name(kernel.symbol);
     kernel.uniform_work_groups = function.getFnAttribute("uniform-work-group-size").getValueAsString() == "true";
-    kernel.private_bytes = private_bytes(function);
+    kernel.private_bytes = private_bytes(function, known_bytes);
     for (unsigned i = 0; i < function.arg_size(); ++i) kernel.arguments.push_back(describe_argument(function, i));
     kernel.required_local_size = sizes_of(function.getMetadata("reqd_work_group_size"));
     kernel.local_size_hint = sizes_of(function.getMetadata("work_group_size_hint"));
