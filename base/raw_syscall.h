@@ -32,11 +32,27 @@ inline long raw_syscall6(long number, long a, long b, long c, long d, long e, lo
   return result;
 }
 
+#ifdef MIRRORCL_SYSTEM_CALL_HOOK
+// In tests that inject faults the caller's sources are built with this set, and the test says what a system call does.
+// A namespace of their own keeps these functions apart from those of sources built without.
+long hooked_system_call(long number, long a, long b, long c, long d, long e, long f) noexcept;
+inline namespace hooked {
+#endif
+
 template <typename A = long, typename B = long, typename C = long, typename D = long, typename E = long,
           typename F = long>
 inline long raw_syscall(long number, A a = 0, B b = 0, C c = 0, D d = 0, E e = 0, F f = 0) noexcept {
+#ifdef MIRRORCL_SYSTEM_CALL_HOOK
+  return hooked_system_call(number, syscall_argument(a), syscall_argument(b), syscall_argument(c), syscall_argument(d),
+                            syscall_argument(e), syscall_argument(f));
+#else
   return raw_syscall6(number, syscall_argument(a), syscall_argument(b), syscall_argument(c), syscall_argument(d),
                       syscall_argument(e), syscall_argument(f));
+#endif
 }
+
+#ifdef MIRRORCL_SYSTEM_CALL_HOOK
+}  // namespace hooked
+#endif
 
 }  // namespace mirrorcl

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
+#include "mirror/insist.h"
 #include "mirror/migrator.h"
 
 namespace mirrorcl::mirror {
@@ -27,8 +28,10 @@ bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_a
 }
 
 bool reserve_scratch(std::uint64_t size) noexcept {
-  return raw_syscall(SYS_mmap, kScratch.start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
-                     -1, 0) == static_cast<long>(kScratch.start);
+  return insist([&] {
+           return raw_syscall(SYS_mmap, kScratch.start, size, PROT_NONE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+         }) == static_cast<long>(kScratch.start);
 }
 
 }  // namespace
@@ -128,7 +131,7 @@ Outcome Migrator::end_coherence(Block& block, PageRun run) noexcept {
     part = {page, std::min(part.end(), run.end()) - page};
     Range range = block.range(part);
     int error = replace_mapping(range, Backing::kEmpty);
-    if (error == -EAGAIN) return Outcome::kAgain;
+    if (passes(error)) return Outcome::kAgain;
     if (error != 0) {
       log_error("coherent memory at {:#x} cannot be made private again: error {}", range.start, -error);
       return Outcome::kFailed;
@@ -186,7 +189,10 @@ int Migrator::replace_mapping(Range range, Backing backing) noexcept {
     }
   }
   // Unregister first: replacing a registered mapping raises an event for this thread.
-  host_.unregister_range(scratch);
+  if (insist([&] { return host_.unregister_range(scratch); }) != 0) {
+    log_error("the window has lost {} bytes at {:#x}", scratch.size, scratch.start);
+    return error;
+  }
   reserve_scratch(scratch.size);
   return error == -EINTR ? -EAGAIN : error;
 }

@@ -15,6 +15,21 @@
 #include "base/raw_syscall.h"
 
 namespace mirrorcl::mirror {
+namespace {
+
+// pread or pwrite of the whole range; 0 or -errno.
+template <typename Byte>
+int transfer_all(long number, int fd, Range range, Byte* memory) noexcept {
+  for (std::uint64_t done = 0; done < range.size;) {
+    long size = raw_syscall(number, fd, memory + done, range.size - done, range.start + done);
+    if (size == -EINTR) continue;
+    if (size <= 0) return size == 0 ? -EIO : static_cast<int>(size);
+    done += static_cast<std::uint64_t>(size);
+  }
+  return 0;
+}
+
+}  // namespace
 
 FakeDevice::FakeDevice() {
   memory_.reset(memfd_create("fake-device", MFD_CLOEXEC));
@@ -97,7 +112,7 @@ device::FaultKind FakeDevice::access(std::uint64_t address, void* value, std::si
     } else {
       unlock();
     }
-    if (std::chrono::steady_clock::now() > deadline) return device::FaultKind::kUnknown;
+    if (lost_reported_.load() || std::chrono::steady_clock::now() > deadline) return device::FaultKind::kUnknown;
     futex_wait(&changes_, seen, 100'000'000);
     if (changes_.load() != seen) {
       // Still pending faults need no repetition.
@@ -127,18 +142,23 @@ int FakeDevice::next_faults(std::span<DeviceFault> faults) noexcept {
 
 int FakeDevice::copy_in(Range range, const void* source) noexcept {
   if (agains_ > 0 && agains_-- > 0) return -EAGAIN;
-  if (copies_to_fail_ > 0 && copies_to_fail_-- > 0) return -copy_error_;
-  long done = raw_syscall(SYS_pwrite64, memory_.get(), source, range.size, range.start);
-  return done == static_cast<long>(range.size) ? 0 : done < 0 ? static_cast<int>(done) : -EIO;
+  if (copies_to_fail_ > 0 && copies_to_fail_-- > 0) {
+    if (auto what = before_failing_.exchange(nullptr)) what();
+    return -copy_error_;
+  }
+  return transfer_all(SYS_pwrite64, memory_.get(), range, static_cast<const char*>(source));
 }
 
 int FakeDevice::zero_fill(Range range) noexcept {
-  return static_cast<int>(raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_KEEP_SIZE, range.start, range.size));
+  long result;
+  do {
+    result = raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_KEEP_SIZE, range.start, range.size);
+  } while (result == -EINTR);
+  return static_cast<int>(result);
 }
 
 int FakeDevice::copy_out(Range range, void* destination) noexcept {
-  long done = raw_syscall(SYS_pread64, memory_.get(), destination, range.size, range.start);
-  return done == static_cast<long>(range.size) ? 0 : done < 0 ? static_cast<int>(done) : -EIO;
+  return transfer_all(SYS_pread64, memory_.get(), range, static_cast<char*>(destination));
 }
 
 int FakeDevice::map(Range range, Access access) noexcept {
@@ -166,8 +186,11 @@ int FakeDevice::unmap(Range range) noexcept {
   for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
     if (entry(page).load() != 0) entry(page).store(0);
   }
-  long result =
-      raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.start, range.size);
+  long result;
+  do {
+    result =
+        raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.start, range.size);
+  } while (result == -EINTR);
   unlock();
   return static_cast<int>(result);
 }

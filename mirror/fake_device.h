@@ -58,6 +58,8 @@ class FakeDevice final : public DeviceOperations {
     copy_error_ = error;
     copies_to_fail_ = count;
   }
+  // Called, by the mirror's thread, before such a call fails.
+  void before_failing(void (*what)()) { before_failing_ = what; }
   void answer_again(int count) { agains_ = count; }
 
   // --- the mirror's side
@@ -114,6 +116,7 @@ class FakeDevice final : public DeviceOperations {
   std::atomic<int> copies_to_fail_{0};
   std::atomic<int> copy_error_{0};
   std::atomic<int> agains_{0};
+  std::atomic<void (*)()> before_failing_{nullptr};
   device::FaultKind last_error_ = device::FaultKind::kNone;
 };
 

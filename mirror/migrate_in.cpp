@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
+#include "mirror/insist.h"
 #include "mirror/migrator.h"
 
 namespace mirrorcl::mirror {
@@ -266,7 +267,7 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
   }
   if (error == -ENOENT) return kTryAgain;
   log_warning("pages at {:#x} cannot be moved: error {}", first.start, -error);
-  return failed(FaultKind::kUnmappable);
+  return failed(error == -ENOMEM ? FaultKind::kOutOfMemory : FaultKind::kUnmappable);
 }
 
 // `run`'s pages are out of the application and lie at `staging` where `present` (relative to the run) says so. The
@@ -386,24 +387,38 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
   return kServed;
 }
 
+// Must succeed, or data is lost; only pages that the application has unmapped meanwhile are dropped.
 void Migrator::put_back(Range range, std::uint64_t staging) noexcept {
-  // Must succeed, or data is lost; only an unmapped destination ends it early.
+  bool page_by_page = false;
   for (std::uint64_t done = 0; done < range.size;) {
-    auto progress = host_.move(range.start + done, {staging + done, range.size - done}, true);
+    const std::uint64_t size = page_by_page ? kPageSize : range.size - done;
+    const auto progress = host_.move(range.start + done, {staging + done, size}, true);
     done += progress.done;
-    if (progress.error == 0) break;
-    if (progress.error == -EAGAIN) {
+    if (progress.error == 0) continue;
+    if (passes(progress.error)) {
       events_.read_pending();
-      timespec pause{0, 20'000};
-      raw_syscall(SYS_nanosleep, &pause, nullptr);
-    } else if (progress.error == -EEXIST) {
-      done += kPageSize;
+      pause_briefly();
+    } else if (progress.error != -EEXIST && size > kPageSize) {
+      page_by_page = true;  // the range crosses into another mapping, and is refused as a whole
     } else {
-      log_debug("{:#x} was unmapped while its pages were on their way", range.start + done);
-      break;
+      // MOVE does not give to memory that has become read-only; COPY does.
+      if (progress.error == -EINVAL) put_copy_back(range.start + done, staging + done);
+      if (progress.error == -ENOENT) log_debug("{:#x} was unmapped while its page was on its way", range.start + done);
+      done += kPageSize;
     }
   }
   host_.wake(range);
+}
+
+void Migrator::put_copy_back(std::uint64_t address, std::uint64_t staging) noexcept {
+  PageMask present;
+  if (space_.present_pages({staging, kPageSize}, &present) != 0 || present.none()) return;  // it was a hole
+  for (;;) {
+    const int error = host_.copy({address, kPageSize}, staging, Userfaultfd::Wake::kNo).error;
+    if (!passes(error)) break;
+    events_.read_pending();
+    pause_briefly();
+  }
 }
 
 Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept {

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "mirror/insist.h"
 #include "mirror/migrator.h"
 
 namespace mirrorcl::mirror {
@@ -143,8 +144,8 @@ Progress Migrator::copy_home(Range range, const char* source) noexcept {
         host_.copy({range.start + done, size}, reinterpret_cast<std::uint64_t>(source) + done, Userfaultfd::Wake::kNo);
     done += progress.done;
     if (progress.error == 0) continue;
-    if (progress.error == -EAGAIN) return {done, -EAGAIN};
-    if (progress.error == -ENOENT && size > kPageSize && progress.done == 0) {
+    if (passes(progress.error)) return {done, -EAGAIN};
+    if (progress.error == -ENOENT && size > kPageSize) {
       page_by_page = true;  // the range crosses into another mapping, and is refused as a whole
       continue;
     }
@@ -160,7 +161,7 @@ Progress Migrator::copy_home(Range range, const char* source) noexcept {
 Outcome Migrator::move_out(Block& block, PageRun run, unsigned urgent) noexcept {
   const Range whole = block.range(run);
   // Device writers wait from here until the pages have left; their faults are served afterwards.
-  on_device([&] { return device_->protect(whole, Access::kRead); });
+  if (on_device([&] { return device_->protect(whole, Access::kRead); }) != 0) return Outcome::kAgain;
   const auto* source = run.count >= kViewPages ? static_cast<const char*>(view(whole)) : nullptr;
   if (source == nullptr) {
     if (int error = on_device([&] { return device_->copy_out(whole, bounce_); }); error != 0) {

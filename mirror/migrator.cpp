@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
+#include "mirror/insist.h"
 
 namespace mirrorcl::mirror {
 namespace {
@@ -196,7 +197,7 @@ Outcome Migrator::place_moved() noexcept {
     // Taken away from the application first, so that nothing is written there any more; what it touches then faults and
     // waits for us.
     int error = replace_mapping({page.address, kPageSize}, Backing::kEmpty);
-    if (error == -EAGAIN) return Outcome::kAgain;
+    if (passes(error)) return Outcome::kAgain;
     moved_pages_.pop_back();
     if (error != 0) {
       log_error(

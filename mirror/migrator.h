@@ -99,6 +99,7 @@ class Migrator {
   void grant(Range range, Access access) noexcept;
   void count_replay() noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
+  void put_copy_back(std::uint64_t address, std::uint64_t staging) noexcept;
   void drop_snapshot(Block& block, PageRun run) noexcept;
 
   // requested.cpp: what a program asks for

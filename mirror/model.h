@@ -61,6 +61,8 @@ class Model {
   // Elementary operations made since the object was created: one access of one word, one page compared, or one system
   // call that changes the address space, reads or writes the memory, or forks.
   std::uint64_t operations() const { return operations_; }
+  // The device may be refused any access, for lack of memory; what it made before must hold.
+  void tolerate_refusals() { tolerant_ = true; }
   // Called between operations, for tests that disturb the mirror meanwhile.
   void set_disturbance(std::function<void(std::uint64_t)> disturb) { disturb_ = std::move(disturb); }
 
@@ -144,6 +146,7 @@ class Model {
   std::vector<Page> pages_;
   std::vector<char> contents_;
   std::vector<ModelAccess> batch_;
+  bool tolerant_ = false;
   int file_ = -1;  // of kSize bytes
   int pipe_[2] = {-1, -1};
   pid_t child_ = -1;

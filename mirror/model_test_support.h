@@ -76,7 +76,7 @@ inline void print_statistics(std::uint64_t operations, const Statistics& s) {
 inline void run_random_programs(Model& model, std::uint64_t first_seed, std::uint64_t operations) {
   constexpr std::size_t kProgramBytes = 4096;
   // A sanitizer or a busy machine makes it many times slower; a hang is for ever.
-  SeedReporter reporter(100);
+  SeedReporter reporter(static_cast<unsigned>(model_option("MIRRORCL_MODEL_PATIENCE", 100)));
   const std::uint64_t only = model_option("MIRRORCL_MODEL_SEED", 0);
   operations = model_option("MIRRORCL_MODEL_OPERATIONS", operations);
   std::uint64_t seed = only != 0 ? only : first_seed;

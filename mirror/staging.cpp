@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/raw_syscall.h"
+#include "mirror/insist.h"
 
 namespace mirrorcl::mirror {
 
@@ -30,7 +31,8 @@ int Staging::discard(Range range) noexcept {
   std::atomic<int> error{0};
   auto body = [&](unsigned part) {
     const std::uint64_t start = range.start + part * kBlockSize;
-    const long result = raw_syscall(SYS_madvise, start, std::min(kBlockSize, range.end() - start), MADV_DONTNEED);
+    const long result = insist(
+        [&] { return raw_syscall(SYS_madvise, start, std::min(kBlockSize, range.end() - start), MADV_DONTNEED); });
     if (result != 0) error.store(static_cast<int>(result), std::memory_order_relaxed);
   };
   copiers_.run(static_cast<unsigned>((range.size + kBlockSize - 1) / kBlockSize), body);
@@ -39,9 +41,9 @@ int Staging::discard(Range range) noexcept {
 
 void Staging::empty() noexcept {
   if (next_ == kRange.start) return;
-  long error = host_.unregister_range(kRange);
+  long error = insist([&] { return host_.unregister_range(kRange); });
   if (error == 0) error = discard({kRange.start, next_ - kRange.start});
-  if (error == 0) error = host_.register_range(kRange, kTrackMissing);
+  if (error == 0) error = insist([&] { return host_.register_range(kRange, kTrackMissing); });
   if (error != 0) log_error("cannot empty the staging area: error {}", -error);
   next_ = kRange.start;
 }

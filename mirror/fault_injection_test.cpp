@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernel may refuse, it refuses here: nothing hangs and nothing is lost.
+#include "mirror/fault_injection.h"
+
+#include <errno.h>
+
+#include "base/log.h"
+#include "mirror/mirror_fixture.h"
+#include "mirror/model_devices.h"
+#include "mirror/model_test_support.h"
+#include "mirror/userfaultfd.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+using device::FaultKind;
+
+class FaultInjectionTest : public MirrorTest {
+ protected:
+  void SetUp() override {
+    // What is injected is also logged.
+    setenv("MIRRORCL_LOG", "off", 0);
+    init_log();
+    before_ = injection_counts();
+    MirrorTest::SetUp();
+  }
+  void TearDown() override {
+    inject_nothing();
+    MirrorTest::TearDown();
+  }
+  std::uint64_t faults(Injected kind) const {
+    return injection_counts().faults[static_cast<unsigned>(kind)] - before_.faults[static_cast<unsigned>(kind)];
+  }
+  std::uint64_t calls(Injected kind) const {
+    return injection_counts().calls[static_cast<unsigned>(kind)] - before_.calls[static_cast<unsigned>(kind)];
+  }
+
+  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
+    ASSERT_NO_FATAL_FAILURE(start(options));
+    FakeModelDevice device(device_);
+    Model model(*mirror_, device);
+    model.tolerate_refusals();
+    inject_randomly(20, first_seed);
+    run_random_programs(model, first_seed, operations);
+    inject_nothing();
+    print_statistics(model.operations(), statistics());
+    for (Injected kind : {Injected::kCopy, Injected::kRegister, Injected::kRead, Injected::kWrite, Injected::kWait}) {
+      EXPECT_GT(faults(kind), 0U) << static_cast<int>(kind);
+    }
+  }
+
+  InjectionCounts before_{};
+};
+
+// --- the way home: the device has the only copy
+
+class ComingHomeTest : public FaultInjectionTest, public ::testing::WithParamInterface<int> {};
+
+TEST_P(ComingHomeTest, SinglePageSurvivesARefusedCopy) {
+  TestMemory memory(1);
+  device_.store(memory.word(0), std::uint64_t{42});
+  inject_once(Injected::kCopy, GetParam(), 0, 3);
+  EXPECT_EQ(*memory.word(0), 42U);
+  EXPECT_EQ(faults(Injected::kCopy), 3U);
+}
+
+TEST_P(ComingHomeTest, BlockSurvivesARefusedCopy) {
+  TestMemory memory(kBlockPages);
+  for (std::size_t page = 0; page < kBlockPages; ++page) device_.store(memory.word(page), std::uint64_t{page + 1});
+  inject_once(Injected::kCopy, GetParam(), 1, 2);
+  for (std::size_t page = 0; page < kBlockPages; ++page) ASSERT_EQ(*memory.word(page), page + 1);
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+}
+
+TEST_P(ComingHomeTest, BringHomeInsists) {
+  TestMemory memory(4);
+  for (std::size_t page = 0; page < 4; ++page) device_.store(memory.word(page), std::uint64_t{page + 1});
+  inject_once(Injected::kCopy, GetParam(), 0, 3);
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+  for (std::size_t page = 0; page < 4; ++page) ASSERT_EQ(*memory.word(page), page + 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Errors, ComingHomeTest, ::testing::Values(EAGAIN, ENOMEM));
+
+// --- the way in: the pages are in transit when the device refuses them, and must go back
+
+class GoingBackTest : public FaultInjectionTest, public ::testing::WithParamInterface<int> {};
+
+TEST_P(GoingBackTest, PagesInTransitReturnThoughTheKernelRefusesAtFirst) {
+  TestMemory memory(4);
+  for (std::size_t page = 0; page < 4; ++page) *memory.word(page) = page + 1;
+  device_.fail_copies(1, ENOSPC);
+  inject_once(Injected::kMove, GetParam(), 1, 3);  // the first takes the page out
+  device_.load(memory.word(1));
+  EXPECT_EQ(device_.last_error(), FaultKind::kOutOfMemory);
+  for (std::size_t page = 0; page < 4; ++page) EXPECT_EQ(*memory.word(page), page + 1);
+  EXPECT_EQ(faults(Injected::kMove), 3U);
+}
+
+// mprotect raises no event, and MOVE does not give to memory that cannot be written.
+TEST_F(FaultInjectionTest, PageInTransitReturnsToMemoryThatHasBecomeReadOnly) {
+  static TestMemory* memory;
+  TestMemory own(1);
+  memory = &own;
+  *own.word(0) = 5;
+  device_.fail_copies(1, ENOSPC);
+  inject_once(Injected::kMove, EAGAIN, 1, 1);
+  static FakeDevice* device = &device_;
+  device->before_failing([] { mprotect(memory->data(), kPageSize, PROT_READ); });
+  device_.load(own.word(0));
+  EXPECT_EQ(device_.last_error(), FaultKind::kOutOfMemory);
+  EXPECT_EQ(*own.word(0), 5U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Errors, GoingBackTest, ::testing::Values(EAGAIN, EBUSY, ENOMEM));
+
+TEST_F(FaultInjectionTest, MoveThatIsBusyForAMomentIsServed) {
+  TestMemory memory(1);
+  *memory.word(0) = 7;
+  inject_once(Injected::kMove, EBUSY, 0, 1);
+  EXPECT_EQ(device_.load(memory.word(0)), 7U);
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone);
+}
+
+TEST_F(FaultInjectionTest, PinnedPageIsReadAsASnapshot) {
+  TestMemory memory(1);
+  *memory.word(0) = 7;
+  inject_once(Injected::kMove, EBUSY, 0, 1000);
+  EXPECT_EQ(device_.load(memory.word(0)), 7U);
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone);
+  EXPECT_EQ(device_.snapshot(memory.word(0)), FakeDevice::kRead);
+}
+
+TEST_F(FaultInjectionTest, MemoryOfAnotherUserfaultfdIsRefused) {
+  TestMemory memory(1);
+  inject_once(Injected::kRegister, EBUSY, 0, 1);
+  device_.store(memory.word(0), std::uint64_t{1});
+  EXPECT_EQ(device_.last_error(), FaultKind::kUnmappable);
+  *memory.word(0) = 2;
+  EXPECT_EQ(device_.load(memory.word(0)), 2U);
+}
+
+// --- coherence
+
+TEST_F(FaultInjectionTest, PageThatCannotBecomeCoherentMigrates) {
+  TestMemory memory(1);
+  inject_once(Injected::kRemap, ENOMEM, 0, 1000);
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    device_.store(memory.word(0), i);
+    ASSERT_EQ(*memory.word(0), i);
+  }
+  EXPECT_EQ(statistics().coherent_upgrades, 0U);
+}
+
+// --- features that a kernel lacks
+
+TEST_F(FaultInjectionTest, KernelWithoutMove) {
+  mirror_.reset();
+  hide_userfaultfd_features(kFeatureMove);
+  ASSERT_NO_FATAL_FAILURE(start({}));
+  TestMemory memory(4);
+  for (std::size_t page = 0; page < 4; ++page) *memory.word(page) = page + 1;
+  for (std::size_t page = 0; page < 4; ++page) EXPECT_EQ(device_.load(memory.word(page)), page + 1);
+  EXPECT_EQ(calls(Injected::kMove), 0U);
+}
+
+TEST_F(FaultInjectionTest, KernelWithoutPoison) {
+  mirror_.reset();
+  hide_userfaultfd_features(std::uint64_t{1} << 14);  // UFFD_FEATURE_POISON
+  ASSERT_NO_FATAL_FAILURE(start({}));
+  std::uint64_t value = 0;
+  EXPECT_EQ(device_.read(reinterpret_cast<void*>(0x1000), &value, sizeof value), FaultKind::kInvalidAddress);
+}
+
+TEST_F(FaultInjectionTest, KernelWithoutWriteProtectionOfSharedMemoryIsRefusedWithAReason) {
+  mirror_.reset();
+  hide_userfaultfd_features(kFeatureWpShmem);
+  auto started = Mirror::start();
+  ASSERT_FALSE(started.has_value());
+  EXPECT_EQ(started.error().code, ErrorCode::kNotSupported);
+  EXPECT_NE(started.error().message.find("5.19"), std::string::npos) << started.error().message;
+  EXPECT_FALSE(Mirror::probe().has_value());
+}
+
+// --- the device dies
+
+// At each step of a page's ways in, home and to coherence.
+TEST_F(FaultInjectionTest, DeviceThatDiesAtAnyStepLosesNothing) {
+  for (std::uint64_t step = 0; step < 60; ++step) {
+    ASSERT_NO_FATAL_FAILURE(start({}));
+    TestMemory memory(4);
+    for (std::size_t page = 0; page < 4; ++page) *memory.word(page) = page + 1;
+    before_call(step, [] { g_fake_device->lose(); });
+    std::uint64_t last = 1;
+    for (std::uint64_t i = 10; i < 16; ++i) {
+      // A lost device's accesses fail.
+      if (device_.write(memory.word(0), &i, sizeof i) == FaultKind::kNone) last = i;
+      ASSERT_EQ(*memory.word(0), last) << "step " << step;
+    }
+    for (std::size_t page = 1; page < 4; ++page) ASSERT_EQ(*memory.word(page), page + 1) << "step " << step;
+    inject_nothing();
+    mirror_.reset();
+    device_.restart();
+  }
+}
+
+// --- everything at once
+
+TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaults) {
+  run_programs({}, 21'000'000, 600'000);
+}
+
+TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaultsWithCoherence) {
+  MirrorOptions options;
+  options.coherent_after_returns = 1;
+  options.coherent_window_ms = 100'000;
+  run_programs(options, 22'000'000, 400'000);
+}
+
+TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaultsWithoutMove) {
+  MirrorOptions options;
+  options.use_move = false;
+  run_programs(options, 23'000'000, 400'000);
+}
+
+}  // namespace
+}  // namespace mirrorcl::mirror
