@@ -348,6 +348,50 @@ TEST_F(CommandQueueTest, QueuesComeAndGoWithNoticesUnderWay) {
   }
 }
 
+// A released queue may have left a packet that only asks for a notice; nobody may wait for a unit to get to it.
+TEST_F(CommandQueueTest, ReleasedWhileAllUnitsAreBusyForLong) {
+  cl_uint units = 0;
+  EXPECT_EQ(cl().clGetDeviceInfo(device, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, nullptr), CL_SUCCESS);
+  std::vector<Gate> own(units + 1);  // the last two belong to the queues below
+  const auto enqueue_hold = [&](cl_command_queue to, Gate& at) {
+    return launch(to, kernel("hold", static_cast<void*>(&at)));
+  };
+  const auto has_begun = [&](const Gate& at) { return becomes([&] { return at.began.load() == 1; }); };
+  std::vector<cl_command_queue> queues;
+  for (cl_uint i = 0; i + 1 < units; ++i) {
+    queues.push_back(make_queue());
+    enqueue_hold(queues.back(), own[i]);
+    ASSERT_TRUE(has_begun(own[i]));
+  }
+  cl_command_queue released = make_queue();
+  cl_command_queue next = make_queue();
+  Event first = enqueue_hold(released, own[units - 1]);
+  ASSERT_TRUE(has_begun(own[units - 1]));
+  enqueue_hold(next, own[units]);
+  EXPECT_EQ(cl().clReleaseCommandQueue(released), CL_SUCCESS);  // asks for a notice
+  own[units - 1].open.store(1);
+  EXPECT_EQ(wait(first), CL_SUCCESS);
+  first.reset();
+  ASSERT_TRUE(has_begun(own[units])) << "the unit goes on with the other queue";
+  // The host worker lets go of the released queue when it looks next, and has more to do then.
+  std::vector<char> from(100'000, 7);
+  std::vector<char> to(from.size());
+  for (int round = 0; round < 3; ++round) {
+    Event held = user_event();
+    const cl_event list = held.get();
+    cl_event handle = nullptr;
+    ASSERT_EQ(cl().clEnqueueSVMMemcpy(queue, CL_FALSE, to.data(), from.data(), to.size(), 1, &list, &handle),
+              CL_SUCCESS);
+    Event copy(handle);
+    EXPECT_EQ(set(held, CL_COMPLETE), CL_SUCCESS);
+    EXPECT_TRUE(becomes([&] { return status_of(copy) == CL_COMPLETE; })) << round;
+  }
+  for (Gate& at : own) at.open.store(1);
+  EXPECT_EQ(cl().clFinish(next), CL_SUCCESS);
+  EXPECT_EQ(cl().clReleaseCommandQueue(next), CL_SUCCESS);
+  for (cl_command_queue each : queues) EXPECT_EQ(cl().clReleaseCommandQueue(each), CL_SUCCESS);
+}
+
 // The kernel object is gone when the application has released it and its launches are done, whoever noticed that.
 TEST_F(CommandQueueTest, ProgramCanBeBuiltAgainAfterItsKernelsAreDone) {
   cl_program again = build("kernel void one(global int* p) { *p = 1; }");

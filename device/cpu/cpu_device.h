@@ -52,7 +52,8 @@ class CpuDevice : public mirror::DeviceOperations {
 
   // --- user-mode queues
   virtual Result<Queue*> create_queue() = 0;
-  virtual void destroy_queue(Queue* queue) noexcept = 0;  // must be empty
+  // What is left in it must name nothing that goes; it runs before the packets of the next owner.
+  virtual void destroy_queue(Queue* queue) noexcept = 0;
   // Copies `packet` into the queue and rings the doorbell. The caller holds the queue's lock. Fills chunk_groups and
   // chunk_count, claim and finished. Returns false if the queue is full (kQueueSize packets outstanding).
   // On a lost device the packet fails at once (kStatusDeviceLost). The number of work-groups must fit in 64 bits; an
