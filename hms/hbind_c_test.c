@@ -12,9 +12,13 @@ int hbind_from_c(uint32_t target, uint32_t* resident_pages) {
   char* buffer = aligned_alloc(4096, size);
   if (buffer == NULL) return __LINE__;
   for (size_t i = 0; i < size; i += 4096) buffer[i] = 1;
-  uint32_t atoms[] = {
-      HBIND_ATOM(HBIND_CMD_BIND, 0), HBIND_ATOM(HBIND_CMD_MIGRATE, 1), 0, HBIND_ATOM(HBIND_CMD_QUERY_RESIDENCY, 3), 0,
-      0, 0};
+  uint32_t atoms[] = {HBIND_ATOM(HBIND_CMD_BIND, 0),
+                      HBIND_ATOM(HBIND_CMD_MIGRATE, 1),
+                      0,
+                      HBIND_ATOM(HBIND_CMD_QUERY_RESIDENCY, 3),
+                      0,
+                      0,
+                      0};
   struct hbind_params params = {.start = (uintptr_t)buffer,
                                 .end = (uintptr_t)buffer + size,
                                 .ntargets = 1,

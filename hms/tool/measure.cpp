@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "base/options.h"
 #include "hms/discovery.h"
 #include "hms/measurements.h"
 #include "hms/render.h"
@@ -20,6 +21,7 @@ namespace {
 struct Options {
   MeasureOptions measure;
   unsigned milliseconds = 200;
+  std::string memory;
   bool forget = false;
 };
 
@@ -57,6 +59,10 @@ Result<void> run(const Context& context, Options options) {
     return fail(ErrorCode::kInvalidArgument, "there is no place to keep the figures: set XDG_CACHE_HOME or HOME");
   }
   if (options.forget) return forget(path);
+  if (!options.memory.empty() && !parse_size(options.memory, &options.measure.bytes)) {
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("'{}' is not a size: write a number of bytes, or with K, M, G or T", options.memory));
+  }
   options.measure.time = std::chrono::milliseconds(options.milliseconds);
   const auto measurements = measure_machine(
       *topology, options.measure,
@@ -83,6 +89,8 @@ void add_measure(CLI::App& app, Context& context) {
   command->add_option("--time", options->milliseconds, "for each figure, in ms")
       ->check(CLI::Range(1, 60000))
       ->capture_default_str();
+  command->add_option("--memory", options->memory, "measure with a buffer of this size; default: 4 last-level caches")
+      ->type_name("BYTES");
   command->add_flag("--forget", options->forget, "remove what was measured before, and measure nothing");
   command->callback([options, &context] {
     if (const auto done = run(context, *options); !done) complain(context, done.error());

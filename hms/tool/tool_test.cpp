@@ -106,7 +106,7 @@ TEST_F(Tool, SaysWhatToDo) {
 }
 
 TEST_F(Tool, KeepsMeasurements) {
-  const Outcome measured = run("measure --time 5");
+  const Outcome measured = run("measure --time 5 --memory 8M");
   EXPECT_EQ(measured.status, 0) << measured.output;
   if (measured.output.find("kept in ") == std::string::npos) GTEST_SKIP() << measured.output;
   EXPECT_NE(run("best").output.find("measured"), std::string::npos);
