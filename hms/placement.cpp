@@ -12,8 +12,7 @@ namespace mirrorcl::hms {
 // --- the map
 
 PlacementMap::PlacementMap(std::pmr::memory_resource* memory)
-    : memory_(memory),
-      targets_(memory),
+    : targets_(memory),
       requesters_(memory),
       slots_(memory),
       kinds_(memory),

@@ -98,7 +98,6 @@ class HMS_API PlacementMap {
   void order_shared(Slot requester);
   bool is_requester(Uid uid) const noexcept { return kinds_[uid] != 0; }
 
-  std::pmr::memory_resource* memory_;
   std::pmr::vector<TargetEntry> targets_;
   std::pmr::vector<Uid> requesters_;
   std::pmr::vector<Slot> slots_;          // by uid
