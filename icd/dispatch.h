@@ -28,6 +28,14 @@ cl_int CL_API_CALL clIcdSetPlatformDispatchDataKHR(cl_platform_id platform, void
 
 cl_int CL_API_CALL clGetMirrorStatisticsMIRRORCL(cl_device_id device, size_t size,
                                                  cl_mirror_statistics_mirrorcl* statistics, size_t* size_ret);
+
+cl_int CL_API_CALL clGetMemoryTargetsMIRRORCL(cl_device_id device, cl_uint num_entries,
+                                              cl_memory_target_info_mirrorcl* targets, cl_uint* num_targets);
+cl_int CL_API_CALL clBindMemoryMIRRORCL(cl_device_id device, const void* pointer, size_t size,
+                                        cl_memory_binding_mirrorcl binding, cl_uint num_targets, const cl_uint* targets,
+                                        cl_ulong* pages_moved);
+cl_int CL_API_CALL clGetMemoryResidencyMIRRORCL(cl_device_id device, const void* pointer, size_t size,
+                                                cl_uint num_targets, const cl_uint* targets, cl_ulong* pages);
 }
 
 namespace mirrorcl::icd {

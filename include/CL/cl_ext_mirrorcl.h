@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* MirrorCL's own extension of OpenCL: what the mirror has done on behalf of a device. */
+/* MirrorCL's own extensions of OpenCL: what the mirror has done on behalf of a device, and where memory lives. */
 #ifndef CL_EXT_MIRRORCL_H_
 #define CL_EXT_MIRRORCL_H_
 
@@ -39,9 +39,9 @@ typedef struct _cl_mirror_statistics_mirrorcl {
 } cl_mirror_statistics_mirrorcl;
 
 /*
- * Writes the first `size` bytes of the device's statistics to `statistics` (may be NULL), and the size this driver knows
- * to `size_ret` (may be NULL). An application built against an older, shorter structure works: it gets what it asks for.
- * Before the device has started all counters are zero.
+ * Writes the first `size` bytes of the device's statistics to `statistics` (may be NULL), and the size this driver
+ * knows to `size_ret` (may be NULL). An application built against an older, shorter structure works: it gets what it
+ * asks for. Before the device has started all counters are zero.
  *
  * CL_INVALID_DEVICE  if `device` is not a valid device of this platform.
  * CL_INVALID_VALUE   if `size` is greater than the size this driver knows and `statistics` is not NULL, or if both
@@ -52,6 +52,62 @@ typedef struct _cl_mirror_statistics_mirrorcl {
 typedef cl_int(CL_API_CALL* clGetMirrorStatisticsMIRRORCL_fn)(cl_device_id device, size_t size,
                                                               cl_mirror_statistics_mirrorcl* statistics,
                                                               size_t* size_ret);
+
+/***************************************************************
+ * cl_mirrorcl_hms
+ *
+ * Which memories the machine has, where memory should live, and where it does. Works on any memory of the process. The
+ * text of the extension is docs/extensions/cl_mirrorcl_hms.md.
+ ***************************************************************/
+#define cl_mirrorcl_hms 1
+#define CL_MIRRORCL_HMS_EXTENSION_NAME "cl_mirrorcl_hms"
+
+/* None of the named targets is a memory that this process can use. */
+#define CL_INVALID_MEMORY_TARGET_MIRRORCL (-1901)
+
+/* cl_memory_target_info_mirrorcl.kind */
+#define CL_MEMORY_TARGET_OTHER_MIRRORCL 0
+#define CL_MEMORY_TARGET_DRAM_MIRRORCL 1
+#define CL_MEMORY_TARGET_HBM_MIRRORCL 2
+#define CL_MEMORY_TARGET_PERSISTENT_MIRRORCL 3
+#define CL_MEMORY_TARGET_CXL_MIRRORCL 4
+#define CL_MEMORY_TARGET_DEVICE_MIRRORCL 5
+
+/* cl_memory_target_info_mirrorcl.flags */
+#define CL_MEMORY_TARGET_HOST_MIRRORCL (1 << 0)     /* a NUMA node of the host */
+#define CL_MEMORY_TARGET_OWN_MIRRORCL (1 << 1)      /* the device's own memory */
+#define CL_MEMORY_TARGET_COHERENT_MIRRORCL (1 << 2) /* the device's accesses are coherent */
+#define CL_MEMORY_TARGET_ATOMIC_MIRRORCL (1 << 3)   /* its atomics are atomic for everybody */
+
+typedef struct _cl_memory_target_info_mirrorcl {
+  cl_uint uid; /* names the target in this process */
+  cl_uint kind;
+  cl_int numa_node; /* -1: none */
+  cl_uint flags;
+  cl_ulong size;      /* bytes */
+  cl_ulong bandwidth; /* MiB/s from the device; 0: unknown */
+  cl_ulong latency;   /* ns from the device; 0: unknown */
+  char name[64];      /* "node0"; ends with a zero */
+} cl_memory_target_info_mirrorcl;
+
+typedef cl_uint cl_memory_binding_mirrorcl;
+#define CL_MEMORY_BINDING_DEFAULT_MIRRORCL 0
+#define CL_MEMORY_BINDING_BIND_MIRRORCL 1
+#define CL_MEMORY_BINDING_MIGRATE_MIRRORCL 2
+#define CL_MEMORY_BINDING_PREFETCH_MIRRORCL 3
+#define CL_MEMORY_BINDING_PREFERRED_MIRRORCL 4
+#define CL_MEMORY_BINDING_READ_MOSTLY_MIRRORCL 6
+#define CL_MEMORY_BINDING_NOT_READ_MOSTLY_MIRRORCL 7
+
+typedef cl_int(CL_API_CALL* clGetMemoryTargetsMIRRORCL_fn)(cl_device_id device, cl_uint num_entries,
+                                                           cl_memory_target_info_mirrorcl* targets,
+                                                           cl_uint* num_targets);
+typedef cl_int(CL_API_CALL* clBindMemoryMIRRORCL_fn)(cl_device_id device, const void* pointer, size_t size,
+                                                     cl_memory_binding_mirrorcl binding, cl_uint num_targets,
+                                                     const cl_uint* targets, cl_ulong* pages_moved);
+typedef cl_int(CL_API_CALL* clGetMemoryResidencyMIRRORCL_fn)(cl_device_id device, const void* pointer, size_t size,
+                                                             cl_uint num_targets, const cl_uint* targets,
+                                                             cl_ulong* pages);
 
 #ifdef __cplusplus
 }

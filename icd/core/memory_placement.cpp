@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "icd/core/memory_placement.h"
+
+#include <algorithm>
+#include <mutex>
+
+#include "hms/query.h"
+#include "mirror/device_memory.h"
+
+namespace mirrorcl::icd {
+namespace {
+
+constexpr const char* kDeviceName = "mirrorcl:0";
+
+// The device's memory is what the mirror has moved to it, and all SVM and buffer allocations, which it never moves.
+class DriverMemory final : public hms::DeviceMemory {
+ public:
+  DriverMemory(Runtime& runtime, hms::Uid target)
+      : mirrored_(*runtime.mirror(), runtime.device(), target), allocator_(runtime.allocator()) {}
+
+  hms::Uid target() const noexcept override { return mirrored_.target(); }
+  std::uint64_t free_bytes() const noexcept override { return mirrored_.free_bytes(); }
+  int move_in(hms::AddressRange range, hms::Untouched untouched) noexcept override {
+    return mirrored_.move_in(range, untouched);
+  }
+  int move_out(hms::AddressRange range) noexcept override { return mirrored_.move_out(range); }
+  void policy_changed(hms::AddressRange range) noexcept override { mirrored_.policy_changed(range); }
+
+  void residency(hms::AddressRange range, std::span<hms::Uid> places) const noexcept override {
+    mirrored_.residency(range, places);
+    for (std::uint64_t address = range.start; address < range.end;) {
+      const auto allocation = allocator_.find(reinterpret_cast<const void*>(address));
+      std::uint64_t end = address + kPageSize;
+      if (allocation) {
+        const std::uint64_t last = reinterpret_cast<std::uint64_t>(allocation->start) + allocation->size;
+        end = std::max(end, std::min(range.end, (last + kPageSize - 1) & ~(kPageSize - 1)));
+      }
+      for (; address < end; address += kPageSize) {
+        // Pages of it that nobody has touched are nowhere yet.
+        hms::Uid& place = places[(address - range.start) / kPageSize];
+        if (allocation && place != hms::kNoUid) place = target();
+      }
+    }
+  }
+
+ private:
+  mirror::MirroredMemory mirrored_;
+  svm::Allocator& allocator_;
+};
+
+// The node that is best for all CPUs together; -1: none.
+int best_node(const hms::Topology& topology) {
+  hms::Query query{.initiators = {}, .coherent = true};
+  for (const hms::Initiator& initiator : topology.initiators()) {
+    if (initiator.kind == hms::InitiatorKind::kCpu) query.initiators.push_back(initiator.uid);
+  }
+  const auto best = hms::best_targets(topology, query);
+  if (!best) return -1;
+  for (const hms::Candidate& candidate : *best) {
+    const hms::Target* target = topology.target(candidate.target);
+    if (target->is_host() && hms::kernel_host_memory().may_use(target->node)) return target->node;
+  }
+  return -1;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<MemoryPlacement>> MemoryPlacement::join(Runtime& runtime) {
+  const auto binder = hms::process_binder();
+  if (!binder) return tl::unexpected(binder.error());
+  std::unique_ptr<MemoryPlacement> placement(new MemoryPlacement(**binder));
+  const auto before = placement->binder_.topology();
+  const bool mirrored = runtime.mirror() != nullptr;
+  const mirror::DeviceCapabilities capabilities = runtime.device().capabilities();
+  hms::ProcessDevice device;
+  device.name = kDeviceName;
+  device.node = best_node(*before);
+  device.memory_size = mirrored ? capabilities.memory_size : 0;
+  device.memory_cpu_mappable = capabilities.memory_cpu_mappable;
+  device.native_atomics = capabilities.native_atomics;
+  auto topology = hms::with_device(*before, device, &placement->device_);
+  if (!topology) return tl::unexpected(topology.error());
+  placement->binder_.set_topology(std::make_shared<const hms::Topology>(std::move(*topology)));
+  if (mirrored) {
+    placement->memory_ = std::make_unique<DriverMemory>(runtime, placement->device_.target);
+    placement->binder_.add_device(*placement->memory_);
+  }
+  return placement;
+}
+
+Result<MemoryPlacement*> MemoryPlacement::get(Runtime& runtime) {
+  // Leaked, as the runtime is.
+  static auto* mutex = new std::mutex;
+  static MemoryPlacement* joined = nullptr;
+  std::scoped_lock lock(*mutex);
+  if (joined == nullptr) {
+    auto placement = join(runtime);
+    if (!placement) return tl::unexpected(placement.error());
+    joined = placement->release();
+  }
+  return joined;
+}
+
+}  // namespace mirrorcl::icd
