@@ -75,8 +75,9 @@ bool dominates(const Way& a, const Way& b) {
 // The preferred way comes first.
 auto way_order(const Way& way, Rank rank) {
   const auto unwanted = std::numeric_limits<std::uint64_t>::max() - way.bandwidth.number;
-  return rank == Rank::kLatency ? std::tuple(!way.latency_known, way.latency.number, unwanted, way.bridges)
-                                : std::tuple(!way.bandwidth_known, unwanted, way.latency.number, way.bridges);
+  const auto flags = std::pair(!way.coherent, !way.atomic);
+  return rank == Rank::kLatency ? std::tuple(!way.latency_known, way.latency.number, unwanted, way.bridges, flags)
+                                : std::tuple(!way.bandwidth_known, unwanted, way.latency.number, way.bridges, flags);
 }
 
 bool contains(const std::vector<Uid>& sorted, Uid uid) {
@@ -192,28 +193,39 @@ struct Place {
   }
 };
 
+constexpr std::uint32_t kNoLink = ~std::uint32_t{0};
+
 // The answers of all initiators of a query, by the targets' positions.
 class Answers {
  public:
   explicit Answers(const Topology& topology)
-      : topology_(topology), worst_(topology.targets().size()), mine_(worst_.size()), reached_(worst_.size()) {}
+      : topology_(topology),
+        worst_(topology.targets().size()),
+        mine_(worst_.size()),
+        last_link_(worst_.size()),
+        reached_(worst_.size()) {}
 
   void add(const std::vector<Way>& ways, Rank rank) {
+    // The best way comes last and has the last word.
+    ordered_.clear();
+    for (const Way& way : ways) ordered_.push_back(&way);
+    std::stable_sort(ordered_.begin(), ordered_.end(),
+                     [rank](const Way* a, const Way* b) { return way_order(*b, rank) < way_order(*a, rank); });
     std::fill(mine_.begin(), mine_.end(), nullptr);
-    for (const Way& way : ways) {
-      const auto order = way_order(way, rank);
-      for (const auto target : topology_.adjacency().targets_of_link[way.link]) {
-        if (mine_[target] == nullptr || order < way_order(*mine_[target], rank)) mine_[target] = &way;
-      }
+    for (const Way* way : ordered_) {
+      for (const auto target : topology_.adjacency().targets_of_link[way->link]) mine_[target] = way;
     }
     for (std::size_t i = 0; i < mine_.size(); ++i) {
       if (mine_[i] == nullptr || reached_[i] != initiators_) continue;
+      ++reached_[i];
+      // Straight over the same link as the initiator before: nothing can have become worse.
+      const std::uint32_t link = mine_[i]->bridges == 0 ? mine_[i]->link : kNoLink;
       if (initiators_ == 0) {
         worst_[i] = *mine_[i];
-      } else {
+      } else if (link == kNoLink || link != last_link_[i]) {
         worsen(worst_[i], *mine_[i]);
       }
-      ++reached_[i];
+      last_link_[i] = link;
     }
     ++initiators_;
   }
@@ -224,8 +236,10 @@ class Answers {
  private:
   const Topology& topology_;
   std::vector<Way> worst_;
-  std::vector<const Way*> mine_;
-  std::vector<std::uint32_t> reached_;  // by so many of the initiators so far, one after the other
+  std::vector<const Way*> ordered_;       // of the initiator being added, worst first
+  std::vector<const Way*> mine_;          // its best way to each target
+  std::vector<std::uint32_t> last_link_;  // that the initiator before went straight over, or kNoLink
+  std::vector<std::uint32_t> reached_;    // by so many of the initiators so far, one after the other
   std::uint32_t initiators_ = 0;
 };
 

@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hms/query.h"
@@ -280,6 +282,85 @@ TEST(PathArithmetic, TakesMinimumOfBandwidthsAndSumOfLatencies) {
     ASSERT_EQ(path.coherent, a.coherent && b.coherent);
     ASSERT_EQ(path.atomic, a.atomic && b.atomic);
   }
+}
+
+// A random machine of a few objects; now and then a figure is missing.
+Topology random_machine(std::mt19937& random) {
+  Topology machine;
+  std::vector<Uid> initiators, targets, links;
+  for (int i = 0; i < 3; ++i) initiators.push_back(*machine.add(Initiator{}));
+  for (int i = 0; i < 3; ++i) targets.push_back(*machine.add(Target{}));
+  const auto some = [&](const std::vector<Uid>& all) {
+    std::vector<Uid> chosen;
+    for (const Uid uid : all) {
+      if (random() % 2 == 0) chosen.push_back(uid);
+    }
+    return chosen;
+  };
+  const auto figures = [&](auto& hop) {
+    if (random() % 10 != 0) hop.properties.set(Property::kBandwidth, {1 + random() % 5, Source::kConfigured});
+    if (random() % 10 != 0) hop.properties.set(Property::kLatency, {1 + random() % 5, Source::kConfigured});
+    hop.coherent = random() % 4 != 0;
+    hop.atomic = random() % 4 != 0;
+  };
+  for (int i = 0; i < 5; ++i) {
+    Link link;
+    link.initiators = some(initiators);
+    link.targets = some(targets);
+    figures(link);
+    links.push_back(*machine.add(std::move(link)));
+  }
+  for (int i = 0; i < 7; ++i) {
+    Bridge bridge;
+    bridge.from = links[random() % links.size()];
+    bridge.to = links[random() % links.size()];
+    if (bridge.from == bridge.to) continue;
+    bridge.both_ways = random() % 2 == 0;
+    bridge.initiators = some(initiators);
+    figures(bridge);
+    static_cast<void>(*machine.add(std::move(bridge)));
+  }
+  return machine;
+}
+
+// The search for the best way finds what trying all paths finds.
+TEST(PathArithmetic, TheBestWayIsTheBestOfAllPaths) {
+  std::mt19937 random(2024);
+  int reached = 0, crossed = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const Topology machine = random_machine(random);
+    for (const Initiator& initiator : machine.initiators()) {
+      for (const Target& target : machine.targets()) {
+        const auto all = paths(machine, initiator.uid, target.uid, 100'000);
+        ASSERT_TRUE(all);
+        for (const bool by_latency : {false, true}) {
+          Query query;
+          query.rank = by_latency ? Rank::kLatency : Rank::kBandwidth;
+          query.coherent = random() % 2 == 0;
+          // A figure that is not known is worse than any: bandwidth 0, latency without end.
+          std::optional<std::pair<std::uint64_t, std::uint64_t>> best;
+          for (const Path& path : *all) {
+            if (query.coherent && !path.figures.coherent) continue;
+            const auto bandwidth = path.figures.properties.bandwidth(), latency = path.figures.properties.latency();
+            const std::uint64_t narrow = bandwidth ? 1000 - bandwidth->number : 1000;
+            const std::uint64_t slow = latency ? latency->number : 1000;
+            const auto figures = by_latency ? std::pair(slow, narrow) : std::pair(narrow, slow);
+            if (!best || figures < *best) best = figures;
+          }
+          const auto way = reach(machine, initiator.uid, target.uid, query);
+          ASSERT_EQ(way.has_value(), best.has_value()) << "round " << round;
+          if (!way) continue;
+          ++reached;
+          crossed += way->bridges > 0 ? 1 : 0;
+          const std::uint64_t narrow = way->bandwidth ? 1000 - way->bandwidth->number : 1000;
+          const std::uint64_t slow = way->latency ? way->latency->number : 1000;
+          ASSERT_EQ(by_latency ? std::pair(slow, narrow) : std::pair(narrow, slow), *best) << "round " << round;
+        }
+      }
+    }
+  }
+  EXPECT_GT(reached, 10'000);
+  EXPECT_GT(crossed, 1'000);
 }
 
 TEST(PathArithmetic, LatenciesDoNotOverflow) {
