@@ -122,6 +122,29 @@ TEST_F(LaunchTest, UniformGroupsOnlyWhereTheLanguageSaysSo) {
   }
 }
 
+// OpenCL C 3.0, 6.15.1: sizes are 1 and ids 0 in dimensions that there are not.
+TEST_F(LaunchTest, DimensionsBeyondTheThird) {
+  const char* source = R"(kernel void beyond(global ulong* out, uint d) {
+    out[0] = get_global_size(d); out[1] = get_global_id(d); out[2] = get_local_size(d); out[3] = get_local_id(d);
+    out[4] = get_num_groups(d); out[5] = get_group_id(d); out[6] = get_global_offset(d);
+  })";
+  for (const char* options : {"-cl-std=CL1.2", "-cl-std=CL3.0"}) {
+    cl_program of = build(source, options);
+    cl_int error = 1;
+    Kernel beyond(cl().clCreateKernel(of, "beyond", &error));
+    ASSERT_EQ(error, CL_SUCCESS);
+    for (const cl_uint dimension : {1u, 2u, 3u, 17u, ~0u}) {
+      std::vector<cl_ulong> out(7, 99);
+      set_argument(beyond.get(), 0, out.data());
+      set_argument(beyond.get(), 1, dimension);
+      ASSERT_EQ(enqueue(queue, beyond), CL_SUCCESS);
+      EXPECT_EQ(cl().clFinish(queue), CL_SUCCESS);
+      EXPECT_EQ(out, (std::vector<cl_ulong>{1, 0, 1, 0, 1, 0, 0})) << dimension << ' ' << options;
+    }
+    EXPECT_EQ(cl().clReleaseProgram(of), CL_SUCCESS);
+  }
+}
+
 // "If global_work_size is NULL, or the value in any passed dimension is 0 then the kernel command will trivially
 // succeed after its event dependencies are satisfied."
 TEST_F(LaunchTest, AnEmptyGridSucceedsInItsTurn) {

@@ -57,6 +57,23 @@ static inline size_t __mirrorcl_get_global_linear_id(void) {
   return (z * get_global_size(1) + y) * get_global_size(0) + x;
 }
 #define get_global_linear_id() __mirrorcl_get_global_linear_id()
+#elif __OPENCL_C_VERSION__ >= 120
+static inline size_t __mirrorcl_get_global_size(uint dimension) {
+  return dimension > 2 ? 1 : get_global_size(dimension);
+}
+#define get_global_size(dimension) __mirrorcl_get_global_size(dimension)
+#endif
+
+#if __OPENCL_C_VERSION__ >= 120  // before, there are no static functions
+// The kernel library's own are 0 in dimensions that there are not.
+static inline size_t __mirrorcl_get_local_size(uint dimension) {
+  return dimension > 2 ? 1 : get_local_size(dimension);
+}
+static inline size_t __mirrorcl_get_num_groups(uint dimension) {
+  return dimension > 2 ? 1 : get_num_groups(dimension);
+}
+#define get_local_size(dimension) __mirrorcl_get_local_size(dimension)
+#define get_num_groups(dimension) __mirrorcl_get_num_groups(dimension)
 #endif
 
 #ifdef __opencl_c_generic_address_space
