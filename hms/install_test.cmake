@@ -25,7 +25,10 @@ int main(int argc, char** argv) {
 }
 ]])
 file(WRITE ${WORK}/program.cpp [[
+#include <hms/binder.h>
+#include <hms/hbind.hpp>
 #include <hms/load.h>
+#include <hms/placement.h>
 #include <hms/query.h>
 #include <cstdio>
 int main(int, char** argv) {
