@@ -4,6 +4,7 @@
 // node*/meminfo. Where they are silent the typical figures of discovery.h are scaled by distance / 10 (20 if there is
 // no SLIT). GB/s of PCI links are 10^9 bytes.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -246,7 +247,7 @@ TEST(Load, SaysWhatIsWrong) {
     return result ? std::string("no error") : result.error().message;
   };
   EXPECT_EQ(message("/nonexistent"), "cannot read /nonexistent: No such file or directory");
-  const std::string folder = ::testing::TempDir() + "hms-load-test";
+  const std::string folder = ::testing::TempDir() + "hms-load-test-" + std::to_string(getpid());
   std::filesystem::create_directories(folder);
   const auto with = [&](const char* name, const std::string& content) {
     const std::string path = folder + "/" + name;
@@ -267,7 +268,7 @@ TEST(Load, SurvivesDamagedXml) {
   std::ifstream file(testdata("8intel64-4n2t-memattrs.xml"));
   std::stringstream text;
   text << file.rdbuf();
-  const std::string path = ::testing::TempDir() + "hms-damaged.xml";
+  const std::string path = ::testing::TempDir() + "hms-damaged-" + std::to_string(getpid()) + ".xml";
   std::mt19937 random(3);
   int read = 0;
   for (int round = 0; round < 150; ++round) {

@@ -6,10 +6,10 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 
 #include "hms/hwloc_xml.h"
 
@@ -32,7 +32,8 @@ bool configure(hwloc_topology_t topology) {
 
 tl::unexpected<Error> cannot_load(const std::string& what) {
   return fail(ErrorCode::kInvalidArgument,
-              fmt::format("hwloc cannot load {}: {}", what, errno != 0 ? std::strerror(errno) : "not understood"));
+              fmt::format("hwloc cannot load {}: {}", what,
+                          errno != 0 ? std::generic_category().message(errno) : std::string("not understood")));
 }
 
 Result<std::string> read_xml(const std::string& path) {

@@ -17,6 +17,7 @@
 #include <numeric>
 #include <random>
 #include <span>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -51,7 +52,7 @@ Result<Mapping> buffer_on_node(std::int32_t node, std::uint64_t size) {
       return fail(ErrorCode::kNotSupported, "this process may not choose NUMA nodes (mbind is refused)");
     }
     return fail(ErrorCode::kNotSupported,
-                fmt::format("memory cannot be allocated on node {}: {}", node, std::strerror(errno)));
+                fmt::format("memory cannot be allocated on node {}: {}", node, std::generic_category().message(errno)));
   }
   madvise(address, size, MADV_HUGEPAGE);  // spares the latency of page-table walks; not vital
   return mapping;

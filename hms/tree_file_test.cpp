@@ -88,7 +88,7 @@ TEST_F(TreeFile, SaysWhatIsWrong) {
 }
 
 TEST(TreeFileOfNothing, RoundTrips) {
-  const std::string folder = ::testing::TempDir() + "hms-no-tree";
+  const std::string folder = ::testing::TempDir() + "hms-no-tree-" + std::to_string(getpid());
   ASSERT_TRUE(write_tree(Topology{}, folder));
   const auto again = read_tree(folder);
   ASSERT_TRUE(again) << again.error().message;
