@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
-#include <cstring>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -39,6 +39,14 @@ Result<Topology> load_this_machine() {
   return discover({.measurements = &*measurements});
 }
 
+std::string machine_of_environment() {
+  for (const char* name : {"HWLOC_FSROOT", "HWLOC_XMLFILE"}) {
+    const char* path = std::getenv(name);  // NOLINT(concurrency-mt-unsafe)
+    if (path != nullptr && *path != '\0') return path;
+  }
+  return {};
+}
+
 Result<Topology> load_folder(const std::string& path) {
   if (is_topology_tree(path)) return read_tree(path);
   if (Sysfs::is_captured_tree(path)) return discover({.source = path});
@@ -52,7 +60,11 @@ Result<Topology> load_folder(const std::string& path) {
 }  // namespace
 
 Result<Topology> load(const std::string& path) {
-  if (path.empty()) return load_this_machine();
+  if (path.empty()) {
+    // What hwloc would take instead of this machine is another machine's file, so it is read like one.
+    const std::string instead = machine_of_environment();
+    return instead.empty() ? load_this_machine() : load(instead);
+  }
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) return with_path(load_folder(path), path);
   std::ifstream file(path, std::ios::binary);

@@ -12,8 +12,8 @@ namespace mirrorcl::hms {
 
 // `path` is one of: our JSON, hwloc XML, a captured sysfs tree, a tree of the proposal's (tree_file.h); told apart by
 // what is in it.
-// "" is the running machine (discovery.h), with the figures that were measured on it. Errors name the file and what to
-// do.
+// "" is the running machine (discovery.h), with the figures that were measured on it, unless HWLOC_FSROOT or
+// HWLOC_XMLFILE name another. Errors name the file and what to do.
 HMS_API Result<Topology> load(const std::string& path);
 
 }  // namespace mirrorcl::hms

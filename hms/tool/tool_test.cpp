@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -112,6 +113,17 @@ TEST_F(Tool, KeepsMeasurements) {
   EXPECT_NE(run("best").output.find("measured"), std::string::npos);
   EXPECT_EQ(run("measure --forget").status, 0);
   EXPECT_EQ(run("best").output.find("measured"), std::string::npos);
+}
+
+TEST_F(Tool, TakesWhatTheEnvironmentTellsHwloc) {
+  const auto with = [&](const std::string& variable, const std::string& machine) {
+    setenv(variable.c_str(), (std::string(HMS_TESTDATA) + "/" + machine).c_str(), 1);
+    const Outcome outcome = run("best cpu:0 -n 1 --json");
+    unsetenv(variable.c_str());
+    return outcome.output;
+  };
+  EXPECT_NE(with("HWLOC_XMLFILE", "64intel64-heteromem.xml").find("\"name\": \"node7\""), std::string::npos);
+  EXPECT_NE(with("HWLOC_FSROOT", "memorysidecaches").find("\"name\": \"node0\""), std::string::npos);
 }
 
 TEST_F(Tool, HasHelpAndVersion) {
