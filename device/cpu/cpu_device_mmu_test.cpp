@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The operations table on D's page tables and on device memory.
+#include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 
+#include "base/unique_fd.h"
 #include "device/cpu/cpu_device_fixture.h"
 
 namespace mirrorcl::device {
@@ -226,6 +229,88 @@ TEST_F(CpuDeviceMmu, MappedInBulkNothingFaults) {
   EXPECT_EQ(out_[0], 0U);
   EXPECT_EQ(faults_.load(), 0);
   ASSERT_EQ(device_->unmap({kBase, kSize}), 0);
+}
+
+class CpuDeviceFile : public CpuDeviceMmu {
+ protected:
+  void SetUp() override {
+    ASSERT_NO_FATAL_FAILURE(CpuDeviceMmu::SetUp());
+    file_.reset(memfd_create("test-file", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(file_.get(), 64 * kPage), 0);
+    fail_faults();
+  }
+  void put(std::uint64_t offset, std::uint64_t word) {
+    ASSERT_EQ(pwrite(file_.get(), &word, sizeof word, static_cast<off_t>(offset)), 8);
+  }
+  std::uint64_t get(std::uint64_t offset) const {
+    std::uint64_t word = 0;
+    EXPECT_EQ(pread(file_.get(), &word, sizeof word, static_cast<off_t>(offset)), 8);
+    return word;
+  }
+
+  UniqueFd file_;
+};
+
+TEST_F(CpuDeviceFile, IsSharedWithTheDevice) {
+  const Range range{kBase, 16 * kPage};
+  ASSERT_EQ(device_->map_file(range, file_.get(), 8 * kPage, Access::kReadWrite), 0);
+  put(8 * kPage, 0x11);
+  ASSERT_TRUE(readable(kBase));
+  EXPECT_EQ(out_[0], 0x11U);
+  ASSERT_TRUE(writable(kBase + 15 * kPage + 8));
+  EXPECT_EQ(get(23 * kPage + 8), 77U);
+  EXPECT_EQ(faults_.load(), 0);
+  EXPECT_FALSE(readable(kBase + 16 * kPage)) << "what lies behind is device memory";
+  EXPECT_EQ(faults_.load(), 1);
+}
+
+TEST_F(CpuDeviceFile, CanBeReadOnly) {
+  const Range range{kBase, 4 * kPage};
+  ASSERT_EQ(device_->map_file(range, file_.get(), 0, Access::kRead), 0);
+  EXPECT_TRUE(readable(kBase));
+  EXPECT_FALSE(writable(kBase));
+  EXPECT_EQ(last_error_.kind, FaultKind::kReadOnly);
+  EXPECT_EQ(last_error_.address, kBase);
+  ASSERT_EQ(device_->map_file(range, file_.get(), 0, Access::kReadWrite), 0);
+  EXPECT_TRUE(writable(kBase));
+  EXPECT_EQ(get(0), 77U);
+}
+
+TEST_F(CpuDeviceFile, GivesWayToDeviceMemoryAgain) {
+  const Range range{kBase, 4 * kPage};
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    put(0, round);
+    ASSERT_EQ(device_->map_file(range, file_.get(), 0, Access::kReadWrite), 0);
+    ASSERT_TRUE(readable(kBase));
+    ASSERT_EQ(out_[0], round);
+    ASSERT_EQ(device_->unmap_file({kBase, 2 * kPage}), 0);
+    const int faults = faults_.load();
+    ASSERT_FALSE(readable(kBase));
+    ASSERT_EQ(faults_.load(), faults + 1);
+    ASSERT_TRUE(readable(kBase + 3 * kPage)) << "the rest is the file still";
+    page_[0] = 5;
+    ASSERT_EQ(device_->copy_in({kBase, kPage}, page_.data()), 0);
+    ASSERT_EQ(device_->map({kBase, kPage}, Access::kReadWrite), 0);
+    ASSERT_TRUE(readable(kBase));
+    ASSERT_EQ(out_[0], 5U);
+    ASSERT_EQ(device_->unmap({kBase, kPage}), 0);
+  }
+}
+
+TEST_F(CpuDeviceFile, IsRefusedWhereItMustNotBe) {
+  EXPECT_EQ(device_->map_file({window::kCode.start, kPage}, file_.get(), 0, Access::kReadWrite), -EINVAL);
+  EXPECT_EQ(device_->map_file({window::kWindow.start - kPage, 2 * kPage}, file_.get(), 0, Access::kRead), -EINVAL);
+  EXPECT_EQ(device_->map_file({kBase + 8, kPage}, file_.get(), 0, Access::kRead), -EINVAL);
+  EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
+}
+
+TEST_F(CpuDeviceFile, ADeadDeviceRefusesNothing) {
+  kill(device_->process_id(), SIGKILL);
+  for (int i = 0; i < 1000 && !device_->lost(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(device_->map_file({kBase, kPage}, file_.get(), 0, Access::kRead), 0);
+  EXPECT_EQ(device_->unmap_file({kBase, kPage}), 0);
+  ASSERT_TRUE(device_->restart());
+  EXPECT_FALSE(readable(kBase));
 }
 
 }  // namespace

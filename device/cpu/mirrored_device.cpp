@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/cpu/mirrored_device.h"
 
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+
 #include <algorithm>
 #include <new>
 
+#include "base/log.h"
+#include "base/raw_syscall.h"
 #include "device/cpu/window_map.h"
 
 namespace mirrorcl::device {
@@ -54,6 +63,7 @@ Result<DeviceProcess> MirroredDevice::launch() {
 
 Result<void> MirroredDevice::adopt_process() {
   mmu_.set_uffd(process_.uffd.get());
+  socket_.store(process_.socket.get());
   std::scoped_lock lock(host_->mutex);
   for (const Range& range : host_->shared) {
     if (int error = mmu_.unregister(range); error != 0) {
@@ -65,6 +75,7 @@ Result<void> MirroredDevice::adopt_process() {
 
 void MirroredDevice::disown_process() noexcept {
   mmu_.set_uffd(-1);
+  socket_.store(-1);
 }
 
 mirror::DeviceCapabilities MirroredDevice::capabilities() const noexcept {
@@ -109,6 +120,63 @@ int MirroredDevice::fail(const DeviceFault& fault, FaultKind kind) noexcept {
   if (exact / window::kPageSize == address / window::kPageSize) address = exact;
   send_verdict(fault.requester, kind, address, fault_group_[fault.requester]);
   return 0;
+}
+
+// --- files
+
+int MirroredDevice::map_file(Range range, int fd, std::uint64_t offset, Access access) noexcept {
+  const std::uint32_t protection = access == Access::kReadWrite ? PROT_READ | PROT_WRITE : PROT_READ;
+  const int error = ask({0, MapRequest::kMap, protection, range.start, range.size, offset}, fd);
+  // What slept in a fault on the former mapping finds the new one.
+  return error != 0 ? error : mmu_.replay(range);
+}
+
+int MirroredDevice::unmap_file(Range range) noexcept {
+  // Not accessible until accesses fault to us again, or D would find zeros there of which nobody knows.
+  int error = ask({0, MapRequest::kMap, PROT_NONE, range.start, range.size, range.start}, memory_.get());
+  if (error == 0) error = mmu_.register_again(range);
+  if (error == 0) error = ask({0, MapRequest::kProtect, PROT_READ | PROT_WRITE, range.start, range.size, 0}, -1);
+  if (error != 0 && has_ended(process_.pidfd)) return 0;
+  return error;
+}
+
+int MirroredDevice::ask(MapRequest request, int fd) noexcept {
+  const int socket = socket_.load();
+  if (socket < 0) return 0;
+  request.sequence = ++requests_;
+  iovec part{&request, sizeof request};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (fd >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    __builtin_memcpy(CMSG_DATA(header), &fd, sizeof fd);
+  }
+  long result = raw_syscall(SYS_sendmsg, socket, &message, MSG_NOSIGNAL);
+  if (result == -EPIPE || result == -ECONNRESET) return 0;  // D has ended, and its address space with it
+  if (result < 0) return static_cast<int>(result);
+  for (;;) {
+    pollfd watched{socket, POLLIN, 0};
+    const timespec patience{10, 0};
+    result = raw_syscall(SYS_ppoll, &watched, 1, &patience, nullptr, 0);
+    if (result == -EINTR) continue;
+    if (result == 0) {
+      log_error("the device process does not answer and is ended");
+      (void)raw_syscall(SYS_pidfd_send_signal, process_.pidfd.get(), SIGKILL, nullptr, 0);
+      return 0;
+    }
+    MapAnswer answer{};
+    result = raw_syscall(SYS_recvfrom, socket, &answer, sizeof answer, MSG_DONTWAIT, nullptr, nullptr);
+    if (result == -EINTR || result == -EAGAIN) continue;
+    if (result != static_cast<long>(sizeof answer)) return 0;
+    if (answer.sequence == request.sequence) return answer.error;
+  }
 }
 
 // --- memory shared from birth

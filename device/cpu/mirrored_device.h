@@ -10,6 +10,7 @@
 
 #include "device/cpu/cpu_device_impl.h"
 #include "device/cpu/mmu.h"
+#include "device/cpu/startup.h"
 
 namespace mirrorcl::device {
 
@@ -39,6 +40,8 @@ class MirroredDevice final : public CpuDeviceImpl {
   int protect(mirror::Range range, mirror::Access access) noexcept override { return mmu_.protect(range, access); }
   int unmap(mirror::Range range) noexcept override { return mmu_.unmap(range); }
   int replay(mirror::Range range) noexcept override { return mmu_.replay(range); }
+  int map_file(mirror::Range range, int fd, std::uint64_t offset, mirror::Access access) noexcept override;
+  int unmap_file(mirror::Range range) noexcept override;
   int fail(const mirror::DeviceFault& fault, FaultKind kind) noexcept override;
 
   // --- application threads
@@ -51,7 +54,12 @@ class MirroredDevice final : public CpuDeviceImpl {
   Result<void> adopt_process() override;
   void disown_process() noexcept override;
 
+  // Has D's control thread change its address space; with `fd` >= 0 that goes along. 0 or -errno.
+  int ask(MapRequest request, int fd) noexcept;
+
   UniqueFd memory_;
+  std::atomic<int> socket_{-1};  // to D's control thread; the process's
+  std::uint32_t requests_ = 0;
   Mmu mmu_{-1};
   std::array<std::uint64_t, window::kMaxUnits> fault_address_{};  // exact address of each unit's last fault
   std::array<std::uint32_t, window::kMaxUnits> fault_group_{};    // and the work-group execution that made it

@@ -8,7 +8,9 @@
 //                                             starts its units
 //   takes the userfaultfd  <----------------  Hello (or Hello with the step that failed)
 //   active = 1
-//                                             waits for the end of A: end of file on the socket, or A's pidfd
+//   MapRequest, as needed  -------------->  maps a file, or changes a protection
+//                          <--------------  MapAnswer
+//                                             ends with A: end of file on the socket, or A's pidfd
 //
 // The units of the ATS device share the application's memory. There the firmware is not exec'ed but called, in a
 // process that shares A's memory and nothing else: the window is there already, nothing is taken over, and no
@@ -44,6 +46,25 @@ struct Hello {
   std::uint32_t symbol_count;
   std::uint64_t features;  // UFFD_FEATURE_... that were asked for and granted
   char failed_step[64];
+};
+
+// From A to D: a change of D's address space that cannot be made from outside. One at a time.
+struct MapRequest {
+  enum Kind : std::uint32_t {
+    kMap,      // maps the file of the descriptor that comes along, shared, over the range
+    kProtect,  // changes the protection of what is mapped there
+  };
+  std::uint32_t sequence;
+  Kind kind;
+  std::uint32_t protection;  // PROT_...
+  std::uint64_t start;       // page aligned, outside of the window
+  std::uint64_t size;
+  std::uint64_t offset;  // in the file
+};
+
+struct MapAnswer {
+  std::uint32_t sequence;  // the request's
+  std::int32_t error;      // 0 or -errno
 };
 
 }  // namespace mirrorcl::device

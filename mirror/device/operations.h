@@ -92,6 +92,17 @@ class DeviceOperations {
   virtual int unmap(Range range) noexcept = 0;
   // Retries accesses that wait on `range` without changing any mapping.
   virtual int replay(Range range) noexcept = 0;
+
+  // Maps `range` of the file `fd` from `offset` on in place of device memory, which must be empty there, so that device,
+  // application and read(2) see the one copy in the page cache; replays accesses that wait on it. A second call changes
+  // the access. Accesses to it never fault to the mirror: a write where only kRead was given is an error.
+  // -EOPNOTSUPP: the device has no such thing.
+  virtual int map_file(Range /*range*/, int /*fd*/, std::uint64_t /*offset*/, Access /*access*/) noexcept {
+    return -95 /* EOPNOTSUPP */;
+  }
+  // The opposite: empty device memory again.
+  virtual int unmap_file(Range /*range*/) noexcept { return -95 /* EOPNOTSUPP */; }
+
   // Ends the access with an error: the work-group that made it is aborted and its command fails.
   virtual int fail(const DeviceFault& fault, device::FaultKind kind) noexcept = 0;
 };

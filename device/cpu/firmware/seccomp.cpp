@@ -60,9 +60,15 @@ long restrict_unit() noexcept {
   return install(kCalls);
 }
 
+// Of the calls that change the address space, only those that map a descriptor which A has sent, or change a
+// protection. A kernel that gained control of this thread could map no file that A has not mapped for itself, with no
+// more access than A has, and no descriptor to anything else is open here but A's pidfd and the device's own
+// userfaultfd.
 long restrict_control() noexcept {
-  constexpr int kCalls[] = {SYS_poll, SYS_recvfrom, SYS_rt_sigreturn, SYS_restart_syscall, SYS_exit_group};
-  return install(kCalls);
+  constexpr int kEnd[] = {SYS_poll, SYS_rt_sigreturn, SYS_restart_syscall, SYS_exit_group};
+  constexpr int kMapping[] = {SYS_poll,  SYS_recvmsg,      SYS_sendto,          SYS_mmap,      SYS_mprotect,
+                              SYS_close, SYS_rt_sigreturn, SYS_restart_syscall, SYS_exit_group};
+  return shares_memory ? install(kEnd) : install(kMapping);
 }
 
 }  // namespace mirrorcl::firmware

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The device process from its first instruction to its end: builds the device's address space and hands its userfaultfd
-// to the application (or runs in the application's memory as it is), starts the compute units, and then waits for the
-// application's end.
+// to the application (or runs in the application's memory as it is) and starts the compute units.
 #include "device/cpu/startup.h"
 
 #include <errno.h>
@@ -234,16 +233,6 @@ std::uint32_t publish_symbols() noexcept {
   return count;
 }
 
-[[noreturn]] void wait_for_the_end() noexcept {
-  pollfd watched[2] = {{device::kSocketFd, POLLIN, 0}, {device::kApplicationFd, POLLIN, 0}};
-  for (;;) {
-    long ready = raw_syscall(SYS_poll, watched, 2, -1);
-    if (ready <= 0) continue;
-    // A sends nothing; whatever becomes readable is an end.
-    raw_syscall(SYS_exit_group, 0);
-  }
-}
-
 }  // namespace
 }  // namespace mirrorcl::firmware
 
@@ -269,5 +258,5 @@ extern "C" [[noreturn]] void mirrorcl_firmware_main(std::uint64_t memory) {
   send_hello(hello, uffd);
   if (long result = restrict_control(); result < 0)
     die("seccomp of the control thread", static_cast<std::uint64_t>(-result));
-  wait_for_the_end();
+  run_control();
 }

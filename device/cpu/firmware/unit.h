@@ -61,6 +61,9 @@ inline Unit* unit_at(std::uint32_t index) noexcept {
 // Whether the units run in the application's memory (the ATS device), not in an address space of their own.
 extern bool shares_memory;
 
+// What the control thread does from then on.
+[[noreturn]] void run_control() noexcept;
+
 // The unit's thread; never returns.
 void run_unit(void* unit);
 
