@@ -42,6 +42,12 @@ constexpr std::uint64_t kQueryReadable = 1;
 constexpr std::uint64_t kQueryWritable = 2;
 constexpr std::uint64_t kQueryExecutable = 4;
 constexpr std::uint64_t kQueryShared = 8;
+constexpr std::uint64_t kQueryOrNext = 16;
+
+// Of an entry of /proc/self/pagemap.
+constexpr std::uint64_t kHoldsSomething = std::uint64_t{3} << 62;  // present or swapped
+constexpr std::uint64_t kGuard = std::uint64_t{1} << 58;
+constexpr std::uint64_t kOfFile = std::uint64_t{1} << 61;  // of a file or of shared anonymous memory
 
 bool parse_hex(std::string_view* text, std::uint64_t* value) {
   auto result = std::from_chars(text->data(), text->data() + text->size(), *value, 16);
@@ -68,6 +74,14 @@ bool MappingInfo::migratable() const {
   return anonymous && !shared && !excluded && readable() && writable();
 }
 
+bool MappingInfo::private_file() const {
+  return !anonymous && !shared && !excluded && readable() && writable();
+}
+
+bool MappingInfo::shared_file() const {
+  return shared && file != FileIdentity{} && !excluded && readable();
+}
+
 bool parse_maps_line(std::string_view line, MappingInfo* info) noexcept {
   std::uint64_t start = 0;
   std::uint64_t end = 0;
@@ -86,7 +100,8 @@ bool parse_maps_line(std::string_view line, MappingInfo* info) noexcept {
   }
   std::uint64_t inode = 0;
   if (std::from_chars(line.data(), line.data() + line.size(), inode).ec != std::errc{}) return false;
-  *info = {{start, end - start}, protection, shared, inode == 0 && major == 0 && minor == 0, false};
+  const FileIdentity file{static_cast<std::uint32_t>(major), static_cast<std::uint32_t>(minor), inode};
+  *info = {{start, end - start}, protection, shared, file == FileIdentity{}, false, file, offset, kPageSize};
   return true;
 }
 
@@ -109,27 +124,51 @@ Result<AddressSpace> AddressSpace::open() {
 }
 
 std::optional<MappingInfo> AddressSpace::query(std::uint64_t address) const noexcept {
-  auto info = has_query_ ? query_ioctl(address) : query_file(address);
+  auto info = find(address, Which::kContaining);
   if (info) clip_to_exclusions(address, &*info);
   return info;
 }
 
-std::optional<MappingInfo> AddressSpace::query_ioctl(std::uint64_t address) const noexcept {
+std::optional<MappingInfo> AddressSpace::query_from(std::uint64_t address) const noexcept {
+  return find(address, Which::kContainingOrNext);
+}
+
+bool AddressSpace::file_name(std::uint64_t address, std::span<char> name) const noexcept {
+  if (!has_query_) return false;
   ProcmapQuery query{};
   query.size = sizeof query;
+  query.query_address = address;
+  query.name_size = static_cast<std::uint32_t>(name.size());
+  query.name_address = reinterpret_cast<std::uint64_t>(name.data());
+  if (raw_syscall(SYS_ioctl, maps_.get(), kProcmapQuery, &query) < 0 || query.name_size == 0) return false;
+  return name[0] == '/' && !std::string_view(name.data(), query.name_size - 1).ends_with(" (deleted)");
+}
+
+std::optional<MappingInfo> AddressSpace::find(std::uint64_t address, Which which) const noexcept {
+  return has_query_ ? find_by_ioctl(address, which) : find_in_file(address, which);
+}
+
+std::optional<MappingInfo> AddressSpace::find_by_ioctl(std::uint64_t address, Which which) const noexcept {
+  ProcmapQuery query{};
+  query.size = sizeof query;
+  query.query_flags = which == Which::kContainingOrNext ? kQueryOrNext : 0;
   query.query_address = address;
   if (raw_syscall(SYS_ioctl, maps_.get(), kProcmapQuery, &query) < 0) return std::nullopt;
   int protection = ((query.flags & kQueryReadable) != 0 ? PROT_READ : 0) |
                    ((query.flags & kQueryWritable) != 0 ? PROT_WRITE : 0) |
                    ((query.flags & kQueryExecutable) != 0 ? PROT_EXEC : 0);
+  const FileIdentity file{query.device_major, query.device_minor, query.inode};
   return MappingInfo{{query.start, query.end - query.start},
                      protection,
                      (query.flags & kQueryShared) != 0,
-                     query.inode == 0 && query.device_major == 0 && query.device_minor == 0,
-                     false};
+                     file == FileIdentity{},
+                     false,
+                     file,
+                     query.offset,
+                     query.page_size};
 }
 
-std::optional<MappingInfo> AddressSpace::query_file(std::uint64_t address) const noexcept {
+std::optional<MappingInfo> AddressSpace::find_in_file(std::uint64_t address, Which which) const noexcept {
   char buffer[16 * 1024];
   std::size_t filled = 0;
   std::int64_t offset = 0;
@@ -143,8 +182,9 @@ std::optional<MappingInfo> AddressSpace::query_file(std::uint64_t address) const
     for (std::size_t newline; (newline = text.find('\n')) != std::string_view::npos; text.remove_prefix(newline + 1)) {
       MappingInfo info;
       if (!parse_maps_line(text.substr(0, newline), &info)) continue;
-      if (address < info.range.start) return std::nullopt;
-      if (address < info.range.end()) return info;
+      if (address >= info.range.end()) continue;
+      if (address < info.range.start && which == Which::kContaining) return std::nullopt;
+      return info;
     }
     // Keep the beginning of an unfinished line; a line longer than the buffer cannot be (paths end at 4 KiB).
     filled = text.size();
@@ -168,6 +208,7 @@ void AddressSpace::clip_to_exclusions(std::uint64_t address, MappingInfo* info) 
       end = std::min(end, excluded.start);
     }
   }
+  info->file_offset += start - info->range.start;
   info->range = {start, end - start};
 }
 
@@ -227,9 +268,7 @@ int AddressSpace::read(std::uint64_t address, void* destination, std::uint64_t s
   return 0;
 }
 
-int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
-  constexpr std::uint64_t kHoldsSomething = std::uint64_t{3} << 62;  // present or swapped
-  std::uint64_t entries[kBlockPages];
+int AddressSpace::read_pagemap(Range range, std::uint64_t* entries) const noexcept {
   unsigned pages = static_cast<unsigned>(range.size / kPageSize);
   for (unsigned done = 0; done < pages;) {
     long size = raw_syscall(SYS_pread64, pagemap_.get(), entries + done, (pages - done) * sizeof(std::uint64_t),
@@ -238,9 +277,31 @@ int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
     if (size <= 0) return size == 0 ? -EIO : static_cast<int>(size);
     done += static_cast<unsigned>(static_cast<std::uint64_t>(size) / sizeof(std::uint64_t));
   }
+  return 0;
+}
+
+int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
+  std::uint64_t entries[kBlockPages];
+  if (int error = read_pagemap(range, entries); error != 0) return error;
   present->reset();
-  for (unsigned page = 0; page < pages; ++page) {
+  for (unsigned page = 0; page < range.size / kPageSize; ++page) {
     if ((entries[page] & kHoldsSomething) != 0) present->set(page);
+  }
+  return 0;
+}
+
+bool AddressSpace::has_guard(Range range) const noexcept {
+  std::uint64_t entries[kBlockPages];
+  if (read_pagemap(range, entries) != 0) return false;
+  return std::any_of(entries, entries + range.size / kPageSize,
+                     [](std::uint64_t entry) { return (entry & kGuard) != 0; });
+}
+
+int AddressSpace::all_private(Range range) const noexcept {
+  std::uint64_t entries[kBlockPages];
+  if (int error = read_pagemap(range, entries); error != 0) return error;
+  for (unsigned page = 0; page < range.size / kPageSize; ++page) {
+    if ((entries[page] & kHoldsSomething) == 0 || (entries[page] & kOfFile) != 0) return -EAGAIN;
   }
   return 0;
 }

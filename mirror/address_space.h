@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -15,17 +16,32 @@
 
 namespace mirrorcl::mirror {
 
+// Which file a mapping shows. All zero: none.
+struct FileIdentity {
+  std::uint32_t device_major;
+  std::uint32_t device_minor;
+  std::uint64_t inode;
+  bool operator==(const FileIdentity&) const = default;
+};
+
 struct MappingInfo {
   Range range;
   int protection;  // PROT_READ | PROT_WRITE | PROT_EXEC
   bool shared;
   bool anonymous;  // no file behind it
   bool excluded;   // the driver's own memory, or libraries its pinned threads depend on
+  FileIdentity file{};
+  std::uint64_t file_offset = 0;        // of range.start
+  std::uint64_t page_size = kPageSize;  // larger for hugetlb (told by PROCMAP_QUERY only)
 
   // Pages can be taken away and given back at any time.
   bool migratable() const;
   bool readable() const;
   bool writable() const;
+  // A writable private mapping of a file: .data of an executable or library, say, or private huge pages.
+  bool private_file() const;
+  // A shared mapping of a file that can be read.
+  bool shared_file() const;
 };
 
 // Parses one line of /proc/PID/maps, without its newline. False if it is none.
@@ -37,6 +53,12 @@ class AddressSpace {
 
   // Uses PROCMAP_QUERY where the kernel has it (6.11), else reads /proc/self/maps.
   std::optional<MappingInfo> query(std::uint64_t address) const noexcept;
+
+  // The mapping that contains `address`, or else the next one above it. Ignores exclusions.
+  std::optional<MappingInfo> query_from(std::uint64_t address) const noexcept;
+
+  // The name of the file mapped at `address` when it was opened, if it has one still. Needs PROCMAP_QUERY.
+  bool file_name(std::uint64_t address, std::span<char> name) const noexcept;
 
   // Pages of `range` must never migrate: query() says so and cuts mappings at its borders.
   // Locking: before the threads start.
@@ -60,12 +82,23 @@ class AddressSpace {
     pagemap_.reset();
   }
 
+  // 0 if all pages of `range` (at most kBlockPages) are present and belong to this process alone or to its forked
+  // relatives, not to a file's page cache; -EAGAIN if one is not; or -errno.
+  int all_private(Range range) const noexcept;
+
+  // A page of `range` (at most kBlockPages) is a guard (MADV_GUARD_INSTALL): any access to it is an error. Always false
+  // before Linux 6.15.
+  bool has_guard(Range range) const noexcept;
+
   // Switches to the slow path of kernels before 6.11; for tests.
   void use_maps_file() noexcept { has_query_ = false; }
 
  private:
-  std::optional<MappingInfo> query_ioctl(std::uint64_t address) const noexcept;
-  std::optional<MappingInfo> query_file(std::uint64_t address) const noexcept;
+  enum class Which : bool { kContaining, kContainingOrNext };
+  std::optional<MappingInfo> find(std::uint64_t address, Which which) const noexcept;
+  std::optional<MappingInfo> find_by_ioctl(std::uint64_t address, Which which) const noexcept;
+  std::optional<MappingInfo> find_in_file(std::uint64_t address, Which which) const noexcept;
+  int read_pagemap(Range range, std::uint64_t* entries) const noexcept;
   void clip_to_exclusions(std::uint64_t address, MappingInfo* info) const noexcept;
 
   static constexpr std::size_t kMaxExclusions = 64;

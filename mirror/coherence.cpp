@@ -114,6 +114,7 @@ Outcome Migrator::make_run_coherent(Block& block, PageRun run) noexcept {
   }
   ++coherent_mappings_;
   block.device_to_coherent(run);
+  watch(range, PROT_READ | PROT_WRITE);
   counters_.add(&Statistics::coherent_upgrades, run.count);
   // Spares the application a fault per page; if events stand in the way, it takes them.
   if (host_.install(range).error != 0) host_.wake(range);

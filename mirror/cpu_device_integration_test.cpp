@@ -9,9 +9,11 @@
 #include <cstdio>
 #include <numeric>
 
+#include "base/unique_fd.h"
 #include "device/cpu/cpu_device_fixture.h"
 #include "mirror/mirror.h"
 #include "mirror/page_mask.h"
+#include "mirror/test_huge_pages.h"
 
 namespace mirrorcl::mirror {
 namespace {
@@ -256,6 +258,170 @@ TEST_F(MirroredDeviceTest, BulkMigrationKeepsUpWithMemcpy) {
   EXPECT_LT(first - resident, 10 * copy);
   munmap(source, kBytes);
   munmap(fresh, kBytes);
+}
+
+// Shared mappings of a file: each 64 pages, of a file without a name.
+class MirroredFileTest : public MirroredDeviceTest {
+ protected:
+  static constexpr std::size_t kSize = 64 * kPageSize;
+  void SetUp() override {
+    ASSERT_NO_FATAL_FAILURE(MirroredDeviceTest::SetUp());
+    char path[] = "/tmp/mirrorcl-test-XXXXXX";
+    file_.reset(mkstemp(path));
+    unlink(path);
+    ASSERT_EQ(ftruncate(file_.get(), kSize), 0);
+    words_ = map(PROT_READ | PROT_WRITE);
+  }
+  void TearDown() override {
+    munmap(words_, kSize);
+    MirroredDeviceTest::TearDown();
+  }
+  std::uint64_t* map(int protection) {
+    void* mapped = mmap(nullptr, kSize, protection, MAP_SHARED, file_.get(), 0);
+    EXPECT_NE(mapped, MAP_FAILED);
+    return static_cast<std::uint64_t*>(mapped);
+  }
+  void put(std::size_t word, std::uint64_t value) {
+    ASSERT_EQ(pwrite(file_.get(), &value, 8, static_cast<off_t>(8 * word)), 8);
+  }
+  std::uint64_t get(std::size_t word) const {
+    std::uint64_t value = 0;
+    EXPECT_EQ(pread(file_.get(), &value, 8, static_cast<off_t>(8 * word)), 8);
+    return value;
+  }
+
+  UniqueFd file_;
+  std::uint64_t* words_ = nullptr;
+};
+
+TEST_F(MirroredFileTest, KernelsAndSystemCallsSeeOneFile) {
+  for (std::uint64_t round = 0; round < 10; ++round) {
+    mirror_->drain_events();
+    const std::size_t word = 700 * round;
+    ASSERT_EQ(run(kernel_write, {words_ + word, round + 100}), kStatusComplete);
+    ASSERT_EQ(get(word), round + 100);
+    put(word + 1, round + 200);
+    ASSERT_EQ(run(kernel_read, {words_ + word + 1, result_}), kStatusComplete);
+    ASSERT_EQ(*result_, round + 200);
+  }
+  EXPECT_EQ(mirror_->statistics().shared_file_mappings, 1U);
+}
+
+TEST_F(MirroredFileTest, ARunningKernelSeesPwrite) {
+  Signal* signal = launch(kernel_spin, {words_ + 5});
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  put(5, 1);
+  EXPECT_EQ(device_->wait(signal, kPatience), kStatusComplete);
+}
+
+TEST_F(MirroredFileTest, AtomicsOfBothSidesAddUp) {
+  auto* counter = reinterpret_cast<std::uint32_t*>(words_ + 3000);
+  auto* sizes = shared_array<std::uint64_t>(6);
+  std::fill(sizes, sizes + 3, 0);
+  constexpr std::uint32_t kGroups = 100'000;
+  Grid grid;  // groups lie along y, whose size factor is 0: every item counts in element 0
+  grid.groups[1] = kGroups;
+  grid.dims = 2;
+  Signal* signal = launch(kernel_count_items, {counter, sizes}, grid);
+  std::uint32_t mine = 0;
+  do {
+    __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+    ++mine;
+  } while (device_->wait(signal, 0) > kStatusComplete);
+  EXPECT_EQ(device_->wait(signal, kPatience), kStatusComplete);
+  EXPECT_EQ(*counter, kGroups + mine);
+}
+
+TEST_F(MirroredFileTest, ReadOnlyMappingsStaySo) {
+  std::uint64_t* read_only = map(PROT_READ);
+  put(9, 99);
+  ASSERT_EQ(run(kernel_read, {read_only + 9, result_}), kStatusComplete);
+  EXPECT_EQ(*result_, 99U);
+  EXPECT_EQ(run(kernel_write, {read_only + 9, std::uint64_t{1}}), kStatusKernelFailed);
+  EXPECT_EQ(last_error_.kind, FaultKind::kReadOnly);
+  ASSERT_EQ(run(kernel_write, {words_ + 9, std::uint64_t{1}}), kStatusComplete);
+  ASSERT_EQ(run(kernel_read, {read_only + 9, result_}), kStatusComplete);
+  EXPECT_EQ(*result_, 1U);
+  munmap(read_only, kSize);
+}
+
+TEST_F(MirroredFileTest, AddressesAreReused) {
+  for (std::uint64_t round = 0; round < 30; ++round) {
+    put(8, round);
+    mirror_->drain_events();
+    ASSERT_EQ(run(kernel_read, {words_ + 8, result_}), kStatusComplete);
+    ASSERT_EQ(*result_, round);
+    // Anonymous memory in its place, and the file again.
+    ASSERT_EQ(mmap(words_, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), words_);
+    words_[8] = round + 1000;
+    mirror_->drain_events();
+    ASSERT_EQ(run(kernel_read, {words_ + 8, result_}), kStatusComplete);
+    ASSERT_EQ(*result_, round + 1000);
+    ASSERT_EQ(run(kernel_write, {words_ + 9, round}), kStatusComplete);
+    ASSERT_EQ(words_[9], round);
+    ASSERT_EQ(mmap(words_, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file_.get(), 0), words_);
+  }
+  munmap(words_, kSize);
+  mirror_->drain_events();
+  EXPECT_EQ(run(kernel_read, {words_ + 8, result_}), kStatusKernelFailed);
+  EXPECT_EQ(last_error_.kind, FaultKind::kInvalidAddress);
+  words_ = map(PROT_READ | PROT_WRITE);
+}
+
+TEST_F(MirroredFileTest, AKilledDeviceComesBackToTheFile) {
+  ASSERT_EQ(run(kernel_write, {words_, std::uint64_t{4}}), kStatusComplete);
+  ASSERT_EQ(kill(device_->process_id(), SIGKILL), 0);
+  for (int i = 0; i < 5000 && !device_->lost(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ASSERT_TRUE(device_->restart().has_value());
+  ASSERT_TRUE(mirror_->attach(*device_).has_value());
+  put(1, 5);
+  ASSERT_EQ(run(kernel_sum, {words_, kSize / 8, result_}), kStatusComplete);
+  EXPECT_EQ(*result_, 9U);
+  EXPECT_EQ(mirror_->statistics().shared_file_mappings, 2U);
+}
+
+TEST_F(MirroredDeviceTest, SharedHugePages) {
+  HugePagesOnDemand on_demand;
+  constexpr std::size_t kBytes = 2 * kBlockSize;
+  UniqueFd file(memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB));
+  void* mapped = MAP_FAILED;
+  if (file && ftruncate(file.get(), kBytes) == 0) {
+    mapped = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+  }
+  if (mapped == MAP_FAILED) GTEST_SKIP() << "no huge pages can be had: " << std::strerror(errno);
+  auto* words = static_cast<std::uint64_t*>(mapped);
+  words[1] = 5;
+  ASSERT_EQ(run(kernel_read, {words + 1, result_}), kStatusComplete);
+  EXPECT_EQ(*result_, 5U);
+  ASSERT_EQ(run(kernel_write, {words + kBytes / 8 - 1, std::uint64_t{6}}), kStatusComplete);
+  EXPECT_EQ(words[kBytes / 8 - 1], 6U);
+  munmap(mapped, kBytes);
+  mirror_->drain_events();
+  EXPECT_EQ(run(kernel_read, {words + 1, result_}), kStatusKernelFailed);
+}
+
+TEST_F(MirroredDeviceTest, ProtectionOfTheApplicationHoldsForKernels) {
+  auto* words = static_cast<std::uint64_t*>(
+      mmap(nullptr, 16 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  for (std::uint64_t round = 0; round < 10; ++round) {
+    ASSERT_EQ(run(kernel_write, {words + 1024, round}), kStatusComplete);
+    ASSERT_EQ(mprotect(words, 16 * kPageSize, PROT_READ), 0);
+    mirror_->drain_events();
+    ASSERT_EQ(run(kernel_write, {words + 1024, std::uint64_t{1000}}), kStatusKernelFailed);
+    ASSERT_EQ(last_error_.kind, FaultKind::kReadOnly);
+    ASSERT_EQ(run(kernel_read, {words + 1024, result_}), kStatusComplete);
+    ASSERT_EQ(*result_, round);
+    ASSERT_EQ(mprotect(words, 16 * kPageSize, PROT_NONE), 0);
+    mirror_->drain_events();
+    ASSERT_EQ(run(kernel_read, {words + 1024, result_}), kStatusKernelFailed);
+    ASSERT_EQ(last_error_.kind, FaultKind::kInvalidAddress);
+    ASSERT_EQ(mprotect(words, 16 * kPageSize, PROT_READ | PROT_WRITE), 0);
+    mirror_->drain_events();
+    ASSERT_EQ(run(kernel_read, {words + 1024, result_}), kStatusComplete);
+    ASSERT_EQ(*result_, round);
+    ASSERT_EQ(words[1024], round);
+  }
+  munmap(words, 16 * kPageSize);
 }
 
 }  // namespace

@@ -84,8 +84,10 @@ device::FaultKind FakeDevice::access(std::uint64_t address, void* value, std::si
     lock();
     auto allowed = page < kTableSize * 4096 ? static_cast<Access>(entry(page).load()) : Access::kNone;
     if (allowed == Access::kReadWrite || (allowed == Access::kRead && wanted == Access::kRead)) {
+      const MappedFile* file = file_at(address);
       long done =
-          raw_syscall(wanted == Access::kRead ? SYS_pread64 : SYS_pwrite64, memory_.get(), transfer, size, address);
+          raw_syscall(wanted == Access::kRead ? SYS_pread64 : SYS_pwrite64, file == nullptr ? memory_.get() : file->fd,
+                      transfer, size, file == nullptr ? address : file->offset + (address - file->range.start));
       unlock();
       if (wanted == Access::kRead) __builtin_memcpy(value, transfer, size);
       return done == static_cast<long>(size) ? device::FaultKind::kNone : device::FaultKind::kUnknown;
@@ -195,6 +197,69 @@ int FakeDevice::unmap(Range range) noexcept {
   return static_cast<int>(result);
 }
 
+const FakeDevice::MappedFile* FakeDevice::file_at(std::uint64_t address) const {
+  for (const MappedFile& file : files_) {
+    if (address >= file.range.start && address < file.range.end()) return &file;
+  }
+  return nullptr;
+}
+
+std::size_t FakeDevice::mapped_files() const {
+  std::size_t count = 0;
+  for (const MappedFile& file : files_) count += file.range.size != 0 ? 1 : 0;
+  return count;
+}
+
+// Nothing of `range` shows a file any more.
+void FakeDevice::cut_files(Range range) noexcept {
+  for (MappedFile& file : files_) {
+    const MappedFile old = file;
+    if (old.range.size == 0 || old.range.end() <= range.start || old.range.start >= range.end()) continue;
+    file.range.size = 0;
+    for (Range left :
+         {Range{old.range.start, range.start - old.range.start}, Range{range.end(), old.range.end() - range.end()}}) {
+      if (left.start < old.range.start || left.start >= old.range.end() || left.end() > old.range.end() ||
+          left.size == 0) {
+        continue;
+      }
+      for (MappedFile& free : files_) {
+        if (free.range.size != 0) continue;
+        free = {left, static_cast<int>(raw_syscall(SYS_dup, old.fd)), old.offset + (left.start - old.range.start)};
+        break;
+      }
+    }
+    raw_syscall(SYS_close, old.fd);
+  }
+  for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
+    if (entry(page).load() != 0) entry(page).store(0);
+  }
+}
+
+int FakeDevice::map_file(Range range, int fd, std::uint64_t offset, Access access) noexcept {
+  int result = -ENOSPC;
+  lock();
+  cut_files(range);
+  for (MappedFile& free : files_) {
+    if (free.range.size != 0) continue;
+    free = {range, static_cast<int>(raw_syscall(SYS_dup, fd)), offset};
+    result = 0;
+    break;
+  }
+  for (std::uint64_t page = range.start; result == 0 && page < range.end(); page += 4096) {
+    entry(page).store(static_cast<std::uint8_t>(access));
+  }
+  unlock();
+  wake();
+  return result;
+}
+
+int FakeDevice::unmap_file(Range range) noexcept {
+  lock();
+  cut_files(range);
+  unlock();
+  return 0;
+}
+
 int FakeDevice::replay(Range) noexcept {
   wake();
   return 0;
@@ -233,6 +298,10 @@ void FakeDevice::restart() {
   std::uint64_t count;
   (void)!::read(lost_event_.get(), &count, sizeof count);
   lost_reported_ = false;
+  for (MappedFile& file : files_) {
+    if (file.range.size != 0) close(file.fd);
+    file.range.size = 0;
+  }
   madvise(table_, kTableSize, MADV_DONTNEED);
 }
 

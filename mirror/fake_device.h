@@ -45,6 +45,7 @@ class FakeDevice final : public DeviceOperations {
   device::FaultKind last_error() const { return last_error_; }
 
   std::uint8_t snapshot(const void* address);
+  std::size_t mapped_files() const;
   std::uint64_t faults() const { return fault_count_.load(); }
   // Pages of device memory in use, by the file's own count of blocks.
   std::uint64_t pages_in_use() const;
@@ -76,12 +77,18 @@ class FakeDevice final : public DeviceOperations {
   int protect(Range range, Access access) noexcept override;
   int unmap(Range range) noexcept override;
   int replay(Range range) noexcept override;
+  int map_file(Range range, int fd, std::uint64_t offset, Access access) noexcept override;
+  int unmap_file(Range range) noexcept override;
   int fail(const DeviceFault& fault, device::FaultKind kind) noexcept override;
 
  private:
   // One byte of Access per page of the user's address space, sparse.
   std::atomic<std::uint8_t>& entry(std::uint64_t address) { return table_[address / 4096]; }
   device::FaultKind access(std::uint64_t address, void* value, std::size_t size, Access wanted);
+  // The file that `address` shows, or null.
+  struct MappedFile;
+  const MappedFile* file_at(std::uint64_t address) const;
+  void cut_files(Range range) noexcept;
   void wake() noexcept;
   void lock() noexcept;
   void unlock() noexcept { lock_.store(0, std::memory_order_release); }
@@ -98,6 +105,12 @@ class FakeDevice final : public DeviceOperations {
     bool used;
   };
 
+  struct MappedFile {
+    Range range;
+    int fd;
+    std::uint64_t offset;
+  };
+
   static constexpr std::size_t kTransferSize = 64;
 
   UniqueFd memory_;
@@ -110,6 +123,7 @@ class FakeDevice final : public DeviceOperations {
   std::array<Pending, kMaxFaults> pending_{};
   std::array<Refusal, kMaxFaults> refusals_{};
   std::size_t next_refusal_ = 0;
+  std::array<MappedFile, 64> files_{};  // of size 0: unused
   std::atomic<std::uint32_t> next_requester_{1};
   std::atomic<std::uint64_t> fault_count_{0};
   std::atomic<bool> lost_reported_{false};

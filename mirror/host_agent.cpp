@@ -2,9 +2,11 @@
 #include "mirror/host_agent.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 #include "base/log.h"
 #include "base/raw_syscall.h"
@@ -93,6 +95,11 @@ int HostAgent::make_exclusive(Range range, HostEvents& events, const Userfaultfd
   return static_cast<int>(
       call({SYS_madvise, {static_cast<long>(range.start), static_cast<long>(range.size), kPopulateWrite, 0, 0}}, events,
            &host, range));
+}
+
+long HostAgent::splice(Range range, int write_end, HostEvents& events) noexcept {
+  const iovec source{reinterpret_cast<void*>(range.start), range.size};
+  return call({SYS_vmsplice, {write_end, reinterpret_cast<long>(&source), 1, SPLICE_F_NONBLOCK, 0}}, events);
 }
 
 int HostAgent::unmap(Range range, HostEvents& events) noexcept {

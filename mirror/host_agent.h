@@ -34,6 +34,8 @@ class HostAgent {
   // meanwhile are replaced by zero pages of `host`.
   int make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept;
   int unmap(Range range, HostEvents& events) noexcept;
+  // Puts references to the pages of `range` into the pipe `write_end`: bytes, or -errno.
+  long splice(Range range, int write_end, HostEvents& events) noexcept;
 
  private:
   struct SystemCall {

@@ -20,6 +20,7 @@ using device::FaultKind;
 constexpr Verdict kServed{Outcome::kDone};
 constexpr Verdict kTryAgain{Outcome::kAgain};
 constexpr unsigned kSnapshotPages = 16;
+constexpr std::uint64_t kPinPatienceNs = 100'000'000;
 
 Verdict failed(FaultKind kind) {
   return {Outcome::kFailed, kind};
@@ -29,6 +30,7 @@ Verdict failed(FaultKind kind) {
 
 Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
   replay_uncounted_ = true;
+  wanted_for_writing_ = fault.access == Access::kRead ? 0 : fault.address;
   std::uint64_t address = fault.address;
   if (address < window::kUserSpaceStart || address >= window::kUserSpaceEnd || window::kWindow.contains(address)) {
     return failed(FaultKind::kInvalidAddress);
@@ -36,20 +38,28 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
   Block* block = blocks_.find(address);
   unsigned page = page_in_block(address);
   Range range{address, kPageSize};
-  switch (block == nullptr ? PageState::kHost : block->state(page)) {
+  const PageState state = block == nullptr ? PageState::kHost : block->state(page);
+  Access allowed = Access::kReadWrite;
+  if ((state != PageState::kHost && state != PageState::kSnapshot) || watch_.has_read_only()) {
+    // The application may have changed the protection since the page went to the device.
+    allowed = host_access(address);
+    if (allowed == Access::kNone) return failed(FaultKind::kInvalidAddress);
+    if (allowed == Access::kRead && fault.access != Access::kRead) return failed(FaultKind::kReadOnly);
+  }
+  switch (state) {
     case PageState::kCoherent:
       on_device([&] { return device_->zero_fill(range); });
-      grant(range, Access::kReadWrite);
+      grant(range, allowed);
       if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
       return kServed;
     case PageState::kDevice:
       // Another unit's fault brought it, or the mapping was dropped or write-protected on the way to a host that did
       // not take it.
-      if (wants_coherence(*block, page)) {
+      if (allowed == Access::kReadWrite && wants_coherence(*block, page)) {
         Outcome outcome = make_coherent(*block, page);
         if (outcome != Outcome::kFailed) return {outcome};
       }
-      grant(range, Access::kReadWrite);
+      grant(range, allowed);
       if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
       return kServed;
     case PageState::kSnapshot: {
@@ -59,7 +69,7 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
       }
       auto mapping = space_.query(address);
       if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
-      if (!mapping->migratable()) return refuse_write(address, *mapping);
+      if (!mapping->migratable() && !mapping->private_file()) return refuse_write(address, *mapping);
       drop_snapshot(*block, {page, 1});  // the application may write it by now: mirror it
       break;
     }
@@ -68,9 +78,9 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
   }
 
   if (block == nullptr || !block->registered(page)) {
-    bool snapshot_taken = false;
-    Verdict verdict = register_around(address, fault.access, &block, &snapshot_taken);
-    if (verdict.outcome != Outcome::kDone || snapshot_taken) return verdict;
+    bool served = false;
+    Verdict verdict = register_around(address, fault.access, &block, &served);
+    if (verdict.outcome != Outcome::kDone || served) return verdict;
   }
   if (block->discarding().test(page)) {
     if (discard_is_recent(*block)) {
@@ -101,13 +111,22 @@ void Migrator::count_replay() noexcept {
   replay_uncounted_ = false;
 }
 
-Verdict Migrator::register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept {
+Verdict Migrator::register_around(std::uint64_t address, Access access, Block** block, bool* served) noexcept {
   auto mapping = space_.query(address);
   if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
+  if (auto shared = share_file(address, access, *mapping)) {
+    *served = true;
+    return *shared;
+  }
+  if (mapping->private_file()) {
+    const Outcome outcome = make_anonymous(address, *mapping);
+    if (outcome == Outcome::kAgain) return kTryAgain;
+    if (outcome == Outcome::kDone) return register_around(address, access, block, served);
+  }
   if (!mapping->migratable()) {
     if (access != Access::kRead) return refuse_write(address, *mapping);
     *block = &blocks_.find_or_create(address);
-    *snapshot_taken = true;
+    *served = true;
     return take_snapshot(**block, page_in_block(address), *mapping);
   }
   *block = &blocks_.find_or_create(address);
@@ -120,6 +139,7 @@ Verdict Migrator::register_around(std::uint64_t address, Access access, Block** 
       drop_snapshot(**block, part);
     }
     (*block)->mark_registered(run);
+    watch((*block)->range(run), mapping->protection);
     return kServed;
   }
   blocks_.remove_if_empty(**block);
@@ -250,8 +270,9 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
       return adopt(block, {run.first, 1}, one, staging, run.first);
     }
     if (progress.error != -EBUSY) return kTryAgain;
-    log_warning("{:#x} is pinned for input or output by the kernel and cannot move; the device gets a read-only copy",
-                first.start);
+    if (first.start == wanted_for_writing_) return wait_for_unpinning(first.start);
+    log_debug("{:#x} is pinned for input or output by the kernel and cannot move; the device gets a read-only copy",
+              first.start);
     *served = 1;
     return take_snapshot(block, run.first, *mapping);
   }
@@ -266,8 +287,23 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
     return copy_in_protected(block, same_mapping);
   }
   if (error == -ENOENT) return kTryAgain;
+  if (error == -EFAULT) return failed(FaultKind::kInvalidAddress);  // a guard page (MADV_GUARD_INSTALL)
   log_warning("pages at {:#x} cannot be moved: error {}", first.start, -error);
   return failed(error == -ENOMEM ? FaultKind::kOutOfMemory : FaultKind::kUnmappable);
+}
+
+// The device wants to write a page that the kernel has pinned for input or output. Mostly that is over soon; a buffer
+// registered with io_uring stays pinned, and must stay the application's own page.
+Verdict Migrator::wait_for_unpinning(std::uint64_t address) noexcept {
+  const std::uint64_t now = now_ns();
+  if (pinned_page_ != address) {
+    pinned_page_ = address;
+    pinned_since_ns_ = now;
+  }
+  if (now - pinned_since_ns_ < kPinPatienceNs) return kTryAgain;
+  pinned_page_ = 0;
+  log_warning("{:#x} is pinned for input or output by the kernel and cannot move: devices can only read it", address);
+  return failed(FaultKind::kUnmappable);
 }
 
 // `run`'s pages are out of the application and lie at `staging` where `present` (relative to the run) says so. The
@@ -360,6 +396,7 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
     if (error == 0) error = on_device([&] { return device_->copy_in(source, bounce_); });
     if (error != 0) {
       on_device([&] { return device_->unmap(range); });
+      if (error == -EIO && space_.has_guard(source)) return give_up(failed(FaultKind::kInvalidAddress));
       return give_up(error == -EIO ? kTryAgain : failed(FaultKind::kOutOfMemory));
     }
     copied += part.count;

@@ -107,6 +107,7 @@ bool Migrator::stop_tracking(Block& block, Range range) noexcept {
     // ENOMEM and EINVAL: unmapped meanwhile, its event is on the way.
     if (error != 0) log_debug("{:#x} could not be unregistered: error {}", block.range(run).start, -error);
     block.mark_unregistered(run);
+    watch_.remove(block.range(run));
   }
   return true;
 }

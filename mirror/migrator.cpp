@@ -78,6 +78,7 @@ const void* Migrator::view(Range range) noexcept {
 void Migrator::unmapped(Range range, bool during_operation) noexcept {
   counters_.add(&Statistics::events_unmap);
   drop_moved(range);
+  end_watching(range);
   blocks_.for_each(range, [&](Block& block) {
     PageRun run = block.pages(range);
     PageMask gone = block.in_device_memory() & PageMask(run);
@@ -135,6 +136,7 @@ void Migrator::discarded(Range range) noexcept {
 void Migrator::moved(Range from, std::uint64_t to) noexcept {
   counters_.add(&Statistics::events_remap);
   follow_moved(from, to);
+  end_watching(from);
   std::uint64_t distance = to - from.start;  // modulo 2^64
   blocks_.for_each(from, [&](Block& block) {
     PageRun all = block.pages(from);
@@ -154,6 +156,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       PageRun target_run{page_in_block(new_range.start), 1};
       target.forget(target_run);
       target.mark_registered(target_run);
+      watch(new_range, PROT_READ | PROT_WRITE);
       if (state == PageState::kDevice && carry(old_range, new_range)) target.host_to_device(target_run);
       if (state == PageState::kDevice) host_.wake(new_range);
     }
@@ -217,6 +220,7 @@ void Migrator::place(const MovedPage& page) noexcept {
   PageRun run{page_in_block(range.start), 1};
   block.forget(run);
   block.mark_registered(run);
+  watch(range, PROT_READ | PROT_WRITE);
   if (!page.discarded && carry(origin, range)) block.host_to_device(run);
   on_device([&] { return device_->unmap(origin); });
   host_.wake(range);

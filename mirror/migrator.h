@@ -10,8 +10,10 @@
 // Locking: service thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory_resource>
+#include <optional>
 #include <vector>
 
 #include "device/packet.h"
@@ -21,7 +23,9 @@
 #include "mirror/counters.h"
 #include "mirror/host_agent.h"
 #include "mirror/host_events.h"
+#include "mirror/layout_watch.h"
 #include "mirror/mirror.h"
+#include "mirror/page_pipe.h"
 #include "mirror/staging.h"
 #include "mirror/userfaultfd.h"
 
@@ -46,7 +50,10 @@ class Migrator {
   // Maps what it needs of the window and reads system limits. Before the threads start.
   Result<void> open();
 
-  void attach(DeviceOperations* device) { device_ = device; }
+  void attach(DeviceOperations* device) {
+    device_ = device;
+    end_sharing_all();  // a new process maps no files
+  }
   DeviceOperations* device() const { return device_; }
 
   Verdict serve_device(const DeviceFault& fault) noexcept;
@@ -61,6 +68,11 @@ class Migrator {
   void drop_snapshots() noexcept;
   // Any thread: true from before a device sees a snapshot until they are dropped.
   bool has_snapshots() const noexcept { return has_snapshots_.load(std::memory_order_acquire); }
+  // The device maps no file any more.
+  void end_sharing_all() noexcept { end_sharing({0, ~std::uint64_t{0}}); }
+  // Any thread: false if what devices rely on in the application's mappings has changed; then apply_layout().
+  bool layout_unchanged() noexcept { return watch_.unchanged(space_); }
+  Outcome apply_layout() noexcept;
   // Gives back memory that is only kept for speed.
   void rest() noexcept { staging_.empty(); }
 
@@ -86,7 +98,7 @@ class Migrator {
   bool carry(Range from, Range to) noexcept;
 
   // migrate_in.cpp: host to device
-  Verdict register_around(std::uint64_t address, Access access, Block** block, bool* snapshot_taken) noexcept;
+  Verdict register_around(std::uint64_t address, Access access, Block** block, bool* served) noexcept;
   Verdict migrate_in(Block& block, unsigned page) noexcept;
   // `urgent`: the page of `run` that is waited for; it is copied first.
   Verdict move_in(Block& block, PageRun run, unsigned urgent) noexcept;
@@ -95,6 +107,7 @@ class Migrator {
   Verdict copy_in_protected(Block& block, PageRun run) noexcept;
   Verdict take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept;
   int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
+  Verdict wait_for_unpinning(std::uint64_t address) noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
   void grant(Range range, Access access) noexcept;
   void count_replay() noexcept;
@@ -104,6 +117,33 @@ class Migrator {
 
   // requested.cpp: what a program asks for
   Outcome bring_part_in(Range part, Untouched untouched) noexcept;
+
+  // private_files.cpp: private mappings of files become anonymous memory
+  Outcome make_anonymous(std::uint64_t address, const MappingInfo& mapping) noexcept;
+  PageRun anonymous_chunk(const Block& block, unsigned page, const MappingInfo& mapping) noexcept;
+  int make_run_anonymous(Block& block, PageRun run) noexcept;
+  void show_contents(Block& block, PageRun run) noexcept;
+
+  // shared_files.cpp: shared mappings of files, mapped into the device
+  std::optional<Verdict> share_file(std::uint64_t address, Access access, const MappingInfo& mapping) noexcept;
+  std::nullopt_t refuse_file(std::uint64_t address, const MappingInfo& mapping, const char* reason, int error) noexcept;
+  void end_sharing(Range range) noexcept;
+  // The device relies on `range`, which shows no file, being mapped with `protection`.
+  void watch(Range range, int protection) noexcept {
+    end_sharing(range);
+    watch_.add({range, protection});
+  }
+  // Nothing is expected of the application's mappings in `range` any more.
+  void end_watching(Range range) noexcept {
+    end_sharing(range);
+    watch_.remove(range);
+  }
+
+  // layout.cpp: what the application may do
+  Outcome apply_layout_to(const LayoutWatch::Span& span, bool* changed) noexcept;
+  Outcome follow_file(Range part, const MappingInfo& mapping) noexcept;
+  Outcome follow_protection(Range part, const MappingInfo& mapping) noexcept;
+  Access host_access(std::uint64_t address) noexcept;
 
   // migrate_out.cpp: device to host
   Outcome bring_region_home(Block& block, unsigned page) noexcept;
@@ -153,6 +193,14 @@ class Migrator {
   std::uint64_t coherent_mappings_ = 0;  // an upper bound of the mappings that coherent runs split off
   std::uint64_t coherent_mappings_limit_ = 0;
   bool told_coherent_limit_ = false;
+  PagePipe page_pipe_;
+  LayoutWatch watch_;
+  std::array<FileIdentity, 16> refused_files_{};  // the last ones that could not be shared
+  std::size_t next_refused_file_ = 0;
+  bool told_private_file_ = false;
+  std::uint64_t wanted_for_writing_ = 0;  // the page of the write that is being served; 0: it is a read
+  std::uint64_t pinned_page_ = 0;         // the last one that such a write could not have, and since when
+  std::uint64_t pinned_since_ns_ = 0;
   bool replay_uncounted_ = false;  // a device access is being served and has not been let go yet
 };
 

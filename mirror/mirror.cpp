@@ -81,7 +81,9 @@ class MirrorHandle final : public Mirror {
     return {};
   }
   void drain_events() noexcept override {
-    if (alive()) service_->drain_events();
+    if (!alive()) return;
+    service_->drain_events();
+    if (!service_->layout_unchanged()) service_->request({Request::Kind::kLayout, {0, 0}, nullptr});
   }
   void drop_snapshots() noexcept override {
     if (alive() && service_->has_snapshots()) service_->request({Request::Kind::kDropSnapshots, {0, 0}, nullptr});

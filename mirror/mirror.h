@@ -45,8 +45,9 @@ class Mirror {
   // and lost_fd) is attached again; its mappings are rebuilt by faults.
   virtual Result<void> attach(DeviceOperations& device) = 0;
 
-  // Returns once every host event whose system call has returned to its caller has been applied. Costs one atomic load
-  // when there is none. Call before each launch.
+  // Returns once every host event whose system call has returned to its caller has been applied, and so have changes of
+  // protection (which raise no event). Costs an atomic load, and a query of the kernel for each mapping that devices
+  // have pages of. Call before each launch.
   virtual void drain_events() noexcept = 0;
 
   // Drops the read-only snapshots of unmirrorable memory, so that the next launch sees its present contents.

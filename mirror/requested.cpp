@@ -29,9 +29,9 @@ Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
   }
   Block* block = blocks_.find(part.start);
   if (block == nullptr || !block->registered(first)) {
-    bool snapshot_taken = false;
-    const Verdict verdict = register_around(part.start, Access::kReadWrite, &block, &snapshot_taken);
-    if (verdict.outcome != Outcome::kDone) {
+    bool served = false;
+    const Verdict verdict = register_around(part.start, Access::kReadWrite, &block, &served);
+    if (verdict.outcome != Outcome::kDone || served) {
       return verdict.outcome == Outcome::kAgain ? Outcome::kAgain : Outcome::kDone;
     }
   }

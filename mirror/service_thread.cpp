@@ -228,6 +228,8 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
     case Request::Kind::kDropSnapshots:
       if (migrator_.device() != nullptr) migrator_.drop_snapshots();
       return true;
+    case Request::Kind::kLayout:
+      return migrator_.device() == nullptr || migrator_.apply_layout() != Outcome::kAgain;
     case Request::Kind::kBringHome:
       return migrator_.device() == nullptr || continue_bringing_home(slot.request.range);
     case Request::Kind::kBringIn:
@@ -248,6 +250,7 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
     case Request::Kind::kStop:
       if (first && holds_++ == 0) watch_device_faults(false);
       stop_ = migrator_.device() == nullptr || continue_bringing_home(kUserSpace);
+      if (stop_ && migrator_.device() != nullptr) migrator_.end_sharing_all();
       return stop_;
   }
   return true;

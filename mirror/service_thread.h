@@ -19,6 +19,7 @@ struct Request {
   enum class Kind : std::uint32_t {
     kAttach,
     kDropSnapshots,
+    kLayout,
     kBringHome,
     kBringIn,
     kDevicePages,
@@ -43,6 +44,7 @@ class ServiceThread {
   int request(const Request& request, PageMask* pages = nullptr) noexcept;
   void drain_events() noexcept { events_.wait_settled(); }
   bool has_snapshots() const noexcept { return migrator_.has_snapshots(); }
+  bool layout_unchanged() noexcept { return migrator_.layout_unchanged(); }
   Statistics statistics() const noexcept { return counters_.read(); }
   // After kStop: waits until both threads have ended.
   void join() noexcept;
