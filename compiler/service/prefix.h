@@ -42,8 +42,12 @@ static inline size_t __mirrorcl_view(uint field, uint dimension, size_t beyond) 
   __asm__("movq %%fs:(%1), %0" : "=r"(value) : "r"((ulong)(field + 8 * dimension)));
   return value;
 }
-static inline size_t __mirrorcl_get_global_size(uint dimension) { return __mirrorcl_view(0x200, dimension, 1); }
-static inline size_t __mirrorcl_get_global_offset(uint dimension) { return __mirrorcl_view(0x218, dimension, 0); }
+static inline size_t __mirrorcl_get_global_size(uint dimension) {
+  return __mirrorcl_view(0x200, dimension, 1);
+}
+static inline size_t __mirrorcl_get_global_offset(uint dimension) {
+  return __mirrorcl_view(0x218, dimension, 0);
+}
 static inline size_t __mirrorcl_get_enqueued_local_size(uint dimension) {
   return __mirrorcl_view(0x230, dimension, 1);
 }
