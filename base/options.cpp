@@ -55,6 +55,7 @@ Options read_options() {
   o.pocl_library = environment("MIRRORCL_POCL");
   o.cache_dir = default_cache_dir();
   o.cache = environment("MIRRORCL_CACHE", "1") != "0";
+  o.evacuate = environment("MIRRORCL_EVACUATE", "0") != "0";
   if (environment("MIRRORCL_DISABLE", "0") != "0") o.disable_reason = "switched off by MIRRORCL_DISABLE";
   return o;
 }

@@ -18,15 +18,6 @@ namespace {
 
 constexpr Range kScratch{window::kViews.start + 2 * kBlockSize, kBlockSize};
 
-// x86-64's ABI: a thread control block begins with its own address and has it again as its third word.
-bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address) {
-  for (std::uint64_t offset = 0; offset < kPageSize; offset += 64) {
-    const std::uint64_t* block = words + offset / sizeof(std::uint64_t);
-    if (block[0] == page_address + offset && block[2] == page_address + offset) return true;
-  }
-  return false;
-}
-
 bool reserve_scratch(std::uint64_t size) noexcept {
   return insist([&] {
            return raw_syscall(SYS_mmap, kScratch.start, size, PROT_NONE,
@@ -35,6 +26,15 @@ bool reserve_scratch(std::uint64_t size) noexcept {
 }
 
 }  // namespace
+
+// x86-64's ABI: a thread control block begins with its own address and has it again as its third word.
+bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address) {
+  for (std::uint64_t offset = 0; offset < kPageSize; offset += 64) {
+    const std::uint64_t* block = words + offset / sizeof(std::uint64_t);
+    if (block[0] == page_address + offset && block[2] == page_address + offset) return true;
+  }
+  return false;
+}
 
 bool Migrator::wants_coherence(const Block& block, unsigned page) const noexcept {
   return block.returns != nullptr && options_.coherent_after_returns != 0 && !block.stays_private().test(page) &&

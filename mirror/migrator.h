@@ -117,6 +117,7 @@ class Migrator {
 
   // requested.cpp: what a program asks for
   Outcome bring_part_in(Range part, Untouched untouched) noexcept;
+  void leave_thread_control_blocks(Block& block, Range part, const PageMask& present, PageMask* wanted) noexcept;
 
   // private_files.cpp: private mappings of files become anonymous memory
   Outcome make_anonymous(std::uint64_t address, const MappingInfo& mapping) noexcept;
@@ -203,6 +204,9 @@ class Migrator {
   std::uint64_t pinned_since_ns_ = 0;
   bool replay_uncounted_ = false;  // a device access is being served and has not been let go yet
 };
+
+// Whether the page with these contents, at `page_address`, holds the control block of a thread.
+bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address);
 
 // Nanoseconds of CLOCK_MONOTONIC.
 std::uint64_t now_ns() noexcept;

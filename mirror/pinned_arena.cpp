@@ -21,6 +21,10 @@ constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 }  // namespace
 
 Result<void> map_window_region(const window::Region& region, int protection) {
+#ifdef __SANITIZE_THREAD__
+  return fail(ErrorCode::kNotSupported,
+              "ThreadSanitizer keeps the window's addresses from the program: the mirror does not run under it");
+#endif
   void* wanted = reinterpret_cast<void*>(region.start);
   if (mmap(wanted, region.size, protection, kFlags | MAP_FIXED_NOREPLACE, -1, 0) == wanted) return {};
   if (errno != EEXIST) return fail_errno(fmt::format("cannot map the window at {:#x}", region.start), errno);

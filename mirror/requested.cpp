@@ -23,10 +23,8 @@ Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
   replay_uncounted_ = false;
   const unsigned first = page_in_block(part.start);
   PageMask present;
-  if (untouched == Untouched::kSkip) {
-    if (space_.present_pages(part, &present) != 0) return Outcome::kDone;  // unmapped meanwhile
-    if (present.none()) return Outcome::kDone;
-  }
+  if (space_.present_pages(part, &present) != 0) return Outcome::kDone;  // unmapped meanwhile
+  if (untouched == Untouched::kSkip && present.none()) return Outcome::kDone;
   Block* block = blocks_.find(part.start);
   if (block == nullptr || !block->registered(first)) {
     bool served = false;
@@ -43,10 +41,28 @@ Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
       }
     }
   }
+  leave_thread_control_blocks(*block, part, present, &wanted);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
     if (move_in(*block, run, run.first).outcome == Outcome::kAgain) return Outcome::kAgain;
   }
   return Outcome::kDone;
+}
+
+// A thread that ends has its id cleared by the kernel, which does not wait for a page that is away: whoever joins the
+// thread would wait for ever. Such pages go to the device only when it touches them.
+void Migrator::leave_thread_control_blocks(Block& block, Range part, const PageMask& present,
+                                           PageMask* wanted) noexcept {
+  const unsigned first = page_in_block(part.start);
+  for (PageRun run = present.next_run(0); run.count != 0; run = present.next_run(run.end())) {
+    Range there{part.start + run.first * kPageSize, run.count * kPageSize};
+    if (space_.read(there.start, bounce_, there.size) != 0) continue;  // discarded or unmapped meanwhile
+    for (unsigned i = 0; i < run.count; ++i) {
+      const auto* words = reinterpret_cast<const std::uint64_t*>(bounce_ + i * kPageSize);
+      if (!holds_thread_control_block(words, there.start + i * kPageSize)) continue;
+      block.mark_stays_private(first + run.first + i);
+      wanted->clear(first + run.first + i);
+    }
+  }
 }
 
 PageMask Migrator::device_pages(std::uint64_t block_address) noexcept {

@@ -65,6 +65,9 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
   if (!allocator) return tl::unexpected(allocator.error());
   runtime->allocator_ = std::move(*allocator);
   runtime->worker_.set_device(*runtime->device_);
+  if (options().evacuate && runtime->mirror_ != nullptr) {
+    runtime->evacuation_ = std::make_unique<mirror::Evacuation>(*runtime->mirror_);
+  }
   return runtime;
 }
 

@@ -19,6 +19,7 @@
 #include "device/cpu/cpu_device.h"
 #include "icd/core/device_choice.h"
 #include "icd/core/host_worker.h"
+#include "mirror/evacuation.h"
 #include "mirror/mirror.h"
 #include "svm/allocator.h"
 
@@ -73,6 +74,7 @@ class Runtime {
   DeviceChoice choice_;
   std::unique_ptr<device::CpuDevice> device_;
   std::unique_ptr<mirror::Mirror> mirror_;
+  std::unique_ptr<mirror::Evacuation> evacuation_;  // null but in the test mode
   std::unique_ptr<svm::Allocator> allocator_;
   HostWorker worker_;
   std::mutex restart_mutex_;

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// A test mode: takes the process's memory away from it again and again. A thread sweeps over all mappings and moves
+// every page that can move to the device: heaps, stacks, .bss, the driver's own objects in the heap. Whatever the
+// process does then must bring back what it touches, whoever touches it: its threads, a system call, a signal frame, a
+// futex.
+//
+// Pages that hold a thread control block stay: when a thread ends, the kernel writes its thread id there without
+// waiting for a page that is away (docs/status.md).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+
+#include "mirror/mirror.h"
+
+namespace mirrorcl::mirror {
+
+class Evacuation {
+ public:
+  // Sweeps until it is destroyed. `mirror` must live longer, and have a device.
+  explicit Evacuation(Mirror& mirror);
+  ~Evacuation();
+  Evacuation(const Evacuation&) = delete;
+  Evacuation& operator=(const Evacuation&) = delete;
+
+  std::uint64_t sweeps() const { return sweeps_.load(); }
+
+ private:
+  void run();
+  void sweep();
+
+  Mirror& mirror_;
+  std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> sweeps_{0};
+  std::thread thread_;
+};
+
+}  // namespace mirrorcl::mirror
