@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory that files are behind: globals of libraries, private and shared mappings.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <atomic>
@@ -10,6 +11,7 @@
 
 #include "base/unique_fd.h"
 #include "mirror/layout_watch.h"
+#include "mirror/mapped_file.h"
 #include "mirror/mirror_fixture.h"
 
 extern "C" std::uint64_t* test_data();
@@ -300,6 +302,51 @@ TEST_F(FileMemoryTest, SharedMappingsSurviveAForkAndEndWithTheMirror) {
   mirror_.reset();
   EXPECT_EQ(device_.mapped_files(), 0U);
   EXPECT_EQ(words[0], 9U);
+}
+
+TEST_F(FileMemoryTest, ADescriptorIsFoundInThreeWays) {
+  auto space = AddressSpace::open();
+  ASSERT_TRUE(space);
+  char path[] = "/tmp/mirrorcl-test-XXXXXX";
+  UniqueFd fd(mkstemp(path));
+  ASSERT_EQ(ftruncate(fd.get(), 3 * kPageSize), 0);
+  const auto map = [&](int protection) {
+    return reinterpret_cast<std::uint64_t>(mmap(nullptr, 2 * kPageSize, protection, MAP_SHARED, fd.get(), kPageSize));
+  };
+  const std::uint64_t writable = map(PROT_READ | PROT_WRITE);
+  const std::uint64_t read_only = map(PROT_READ);
+  const auto found = [&](std::uint64_t address, unsigned way) {
+    const auto mapping = space->query(address);
+    const MappedFile file = open_mapped_file(*space, *mapping, way);
+    if (file.error != 0) return false;
+    EXPECT_EQ(file.size, 3 * kPageSize);
+    struct stat ours {};
+    struct stat theirs {};
+    EXPECT_EQ(fstat(fd.get(), &theirs), 0);
+    EXPECT_EQ(fstat(file.fd.get(), &ours), 0);
+    EXPECT_EQ(ours.st_ino, theirs.st_ino);
+    const bool writes = (fcntl(file.fd.get(), F_GETFL) & O_ACCMODE) == O_RDWR;
+    EXPECT_TRUE(writes || address == read_only);
+    return true;
+  };
+  for (std::uint64_t address : {writable, read_only}) {
+    EXPECT_TRUE(found(address, kByDescriptor));
+    EXPECT_TRUE(found(address, kByName));
+    if (geteuid() == 0) {  // needs a capability
+      EXPECT_TRUE(found(address, kByMapping));
+    }
+  }
+  // Another file of that name, and then none.
+  unlink(path);
+  UniqueFd other(open(path, O_RDWR | O_CREAT | O_EXCL, 0600));
+  EXPECT_FALSE(found(writable, kByName));
+  unlink(path);
+  EXPECT_FALSE(found(writable, kByName));
+  EXPECT_TRUE(found(writable, kByDescriptor));
+  fd.reset();
+  EXPECT_FALSE(open_mapped_file(*space, *space->query(writable), kByDescriptor).fd);
+  munmap(reinterpret_cast<void*>(writable), 2 * kPageSize);
+  munmap(reinterpret_cast<void*>(read_only), 2 * kPageSize);
 }
 
 TEST_F(FileMemoryTest, TheSameInTheMapsFileOfOlderKernels) {

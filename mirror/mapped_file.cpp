@@ -114,11 +114,11 @@ UniqueFd open_by_name(const AddressSpace& space, const MappingInfo& mapping) noe
 
 }  // namespace
 
-MappedFile open_mapped_file(const AddressSpace& space, const MappingInfo& mapping) noexcept {
+MappedFile open_mapped_file(const AddressSpace& space, const MappingInfo& mapping, unsigned ways) noexcept {
   MappedFile file{{}, 0, -EACCES};
-  file.fd = open_by_range(space, mapping);
-  if (!file.fd) file.fd = duplicate_open_descriptor(space, mapping);
-  if (!file.fd) file.fd = open_by_name(space, mapping);
+  if ((ways & kByMapping) != 0) file.fd = open_by_range(space, mapping);
+  if (!file.fd && (ways & kByDescriptor) != 0) file.fd = duplicate_open_descriptor(space, mapping);
+  if (!file.fd && (ways & kByName) != 0) file.fd = open_by_name(space, mapping);
   if (!file.fd) return file;
   struct stat status {};
   file.error = static_cast<int>(raw_syscall(SYS_fstat, file.fd.get(), &status));

@@ -18,6 +18,12 @@ struct MappedFile {
   int error;           // 0 or -errno: -ENOTSUP if it is no regular file, -EACCES if none of the three ways worked
 };
 
-MappedFile open_mapped_file(const AddressSpace& space, const MappingInfo& mapping) noexcept;
+// Ways to a descriptor; tests try each alone.
+inline constexpr unsigned kByMapping = 1;     // /proc/self/map_files
+inline constexpr unsigned kByDescriptor = 2;  // one that is open
+inline constexpr unsigned kByName = 4;
+inline constexpr unsigned kAnyWay = kByMapping | kByDescriptor | kByName;
+
+MappedFile open_mapped_file(const AddressSpace& space, const MappingInfo& mapping, unsigned ways = kAnyWay) noexcept;
 
 }  // namespace mirrorcl::mirror
