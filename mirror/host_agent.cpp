@@ -84,11 +84,10 @@ int HostAgent::move_mapping(Range from, std::uint64_t to, HostEvents& events) no
 }
 
 int HostAgent::discard(Range range, HostEvents& events) noexcept {
-  auto start = static_cast<long>(range.start);
-  auto size = static_cast<long>(range.size);
-  long result = call({SYS_madvise, {start, size, MADV_DONTNEED, 0, 0}}, events);
-  if (result == -EINVAL) result = call({SYS_madvise, {start, size, kDontneedLocked, 0, 0}}, events);
-  return static_cast<int>(result);
+  // In one call, whether locked or not: a second one would raise a second event, which is taken for the application's.
+  // MADV_DONTNEED fails with EINVAL after its event if the application locks the memory meanwhile.
+  return static_cast<int>(call(
+      {SYS_madvise, {static_cast<long>(range.start), static_cast<long>(range.size), kDontneedLocked, 0, 0}}, events));
 }
 
 int HostAgent::make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept {
