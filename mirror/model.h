@@ -63,6 +63,8 @@ class Model {
   std::uint64_t operations() const { return operations_; }
   // The device may be refused any access, for lack of memory; what it made before must hold.
   void tolerate_refusals() { tolerant_ = true; }
+  // Programs lock no memory.
+  void leave_out_mlock() { locks_ = false; }
   // Called between operations, for tests that disturb the mirror meanwhile.
   void set_disturbance(std::function<void(std::uint64_t)> disturb) { disturb_ = std::move(disturb); }
 
@@ -147,6 +149,7 @@ class Model {
   std::vector<char> contents_;
   std::vector<ModelAccess> batch_;
   bool tolerant_ = false;
+  bool locks_ = true;
   int file_ = -1;  // of kSize bytes
   int pipe_[2] = {-1, -1};
   pid_t child_ = -1;
