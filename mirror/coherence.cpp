@@ -175,7 +175,9 @@ int Migrator::replace_mapping(Range range, Backing backing) noexcept {
   if (error == 0) {
     // Last look: from here until the agent's call no event is read, and none that was read touches the range.
     events_.read_pending();
-    if (events_.pending_on(range)) error = -EAGAIN;
+    // mprotect raises no event.
+    const auto now = space_.query(range.start);
+    if (events_.pending_on(range) || !now || now->protection != mapping->protection) error = -EAGAIN;
   }
   if (error == 0) {
     events_.begin_operation(HostEvent::Kind::kUnmap, range, scratch);
