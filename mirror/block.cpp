@@ -11,6 +11,8 @@ const char* page_state_name(PageState state) noexcept {
       return "host";
     case PageState::kDevice:
       return "device";
+    case PageState::kDuplicated:
+      return "duplicated";
     case PageState::kCoherent:
       return "coherent";
     case PageState::kSnapshot:
@@ -28,6 +30,7 @@ PageRun Block::pages(Range range) const {
 
 PageState Block::state(unsigned page) const {
   if (device_.test(page)) return PageState::kDevice;
+  if (duplicated_.test(page)) return PageState::kDuplicated;
   if (coherent_.test(page)) return PageState::kCoherent;
   if (snapshot_.test(page)) return PageState::kSnapshot;
   return PageState::kHost;
@@ -43,6 +46,24 @@ void Block::host_to_device(PageRun run) {
 void Block::device_to_host(PageRun run) {
   assert(device_.all_of(run));
   device_.clear(run);
+  returned_.set(run);
+}
+
+void Block::device_to_duplicated(PageRun run) {
+  assert(device_.all_of(run));
+  device_.clear(run);
+  duplicated_.set(run);
+}
+
+void Block::duplicated_to_device(PageRun run) {
+  assert(duplicated_.all_of(run));
+  duplicated_.clear(run);
+  device_.set(run);
+}
+
+void Block::duplicated_to_host(PageRun run) {
+  assert(duplicated_.all_of(run));
+  duplicated_.clear(run);
   returned_.set(run);
 }
 
@@ -74,7 +95,7 @@ void Block::device_to_discarded(PageRun run) {
 }
 
 void Block::mark_unregistered(PageRun run) {
-  assert(device_.none_of(run) && coherent_.none_of(run));
+  assert(needs_tracking().none_of(run));
   registered_.clear(run);
   discarding_.clear(run);
 }
@@ -88,6 +109,7 @@ void Block::mark_discarding(const PageMask& pages, std::uint64_t now_ns) {
 void Block::forget(PageRun run) {
   registered_.clear(run);
   device_.clear(run);
+  duplicated_.clear(run);
   coherent_.clear(run);
   snapshot_.clear(run);
   returned_.clear(run);

@@ -5,7 +5,10 @@
 //   state      page lives in        masks                 CPU access               device access
 //   host       A's own page         none of the below     native                   fault: migrate in, or snapshot
 //   device     device memory        device                fault: migrate back,     native
+//                                                         duplicate (bulk reads)
 //                                                         or make coherent
+//   duplicated both, both write-    duplicated            reads native,            reads native,
+//              protected                                  writes fault: to host    writes fault: to device
 //   coherent   device memory, also  coherent              native                   native
 //              mapped into A
 //   snapshot   A's own page, and a  snapshot              native                   reads native (the copy may be old),
@@ -25,7 +28,7 @@
 
 namespace mirrorcl::mirror {
 
-enum class PageState : std::uint8_t { kHost, kDevice, kCoherent, kSnapshot };
+enum class PageState : std::uint8_t { kHost, kDevice, kDuplicated, kCoherent, kSnapshot };
 const char* page_state_name(PageState state) noexcept;
 
 class Block {
@@ -46,6 +49,8 @@ class Block {
   const PageMask& registered() const { return registered_; }
   // A set bit means: the contents are in device memory only; the host has no page.
   const PageMask& device() const { return device_; }
+  // A set bit means: device memory and the host's page hold the same; both are write-protected.
+  const PageMask& duplicated() const { return duplicated_; }
   // A set bit means: the page is device memory, mapped into the application at the same address.
   const PageMask& coherent() const { return coherent_; }
   // A set bit means: device memory holds a read-only copy of memory that cannot be mirrored.
@@ -58,7 +63,9 @@ class Block {
   // kernel finds by the kind of memory.
   const PageMask& stays_private() const { return stays_private_; }
   // Pages that hold anything in device memory.
-  PageMask in_device_memory() const { return device_ | coherent_ | snapshot_; }
+  PageMask in_device_memory() const { return device_ | duplicated_ | coherent_ | snapshot_; }
+  // Pages whose host range must stay registered, or an access of the application would miss what the device holds.
+  PageMask needs_tracking() const { return device_ | duplicated_ | coherent_; }
   PageMask on_host() const { return ~in_device_memory(); }
   // Nothing is known about this block any more: it may be destroyed.
   bool empty() const { return registered_.none() && in_device_memory().none(); }
@@ -66,6 +73,9 @@ class Block {
   // --- transitions
   void host_to_device(PageRun run);
   void device_to_host(PageRun run);
+  void device_to_duplicated(PageRun run);
+  void duplicated_to_device(PageRun run);
+  void duplicated_to_host(PageRun run);
   void device_to_coherent(PageRun run);
   void coherent_to_device(PageRun run);
   void host_to_snapshot(PageRun run);
@@ -91,6 +101,7 @@ class Block {
   std::uint64_t base_;
   PageMask registered_;
   PageMask device_;
+  PageMask duplicated_;
   PageMask coherent_;
   PageMask snapshot_;
   PageMask returned_;

@@ -70,6 +70,11 @@ Outcome Migrator::make_coherent(Block& block, unsigned page) noexcept {
     Verdict verdict = move_in(block, run, run.contains(page) ? page : run.first);
     if (verdict.outcome != Outcome::kDone) return verdict.outcome;
   }
+  PageMask both = wanted & block.duplicated();
+  for (PageRun run = both.next_run(0); run.count != 0; run = both.next_run(run.end())) {
+    Verdict verdict = drop_host_copies(block, run);
+    if (verdict.outcome != Outcome::kDone) return verdict.outcome;
+  }
   wanted &= block.device();
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
     find_thread_control_blocks(block, run);
@@ -91,12 +96,8 @@ Outcome Migrator::make_coherent(Block& block, unsigned page) noexcept {
 // wake. Such pages migrate.
 void Migrator::find_thread_control_blocks(Block& block, PageRun run) noexcept {
   Range range = block.range(run);
-  const void* contents = run.count > 1 ? view(range) : nullptr;
-  if (contents == nullptr) {
-    if (on_device([&] { return device_->copy_out(range, bounce_); }) != 0) return;
-    contents = bounce_;
-  }
-  const auto* words = static_cast<const std::uint64_t*>(contents);
+  if (on_device([&] { return device_->copy_out(range, bounce_); }) != 0) return;
+  const auto* words = reinterpret_cast<const std::uint64_t*>(bounce_);
   for (unsigned i = 0; i < run.count; ++i) {
     if (holds_thread_control_block(words + i * kPageSize / sizeof(std::uint64_t), range.start + i * kPageSize)) {
       block.mark_stays_private(run.first + i);

@@ -62,6 +62,16 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
       grant(range, allowed);
       if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
       return kServed;
+    case PageState::kDuplicated:
+      if (fault.access == Access::kRead) {
+        grant(range, Access::kRead);  // another unit's fault brought it
+        return kServed;
+      }
+      if (wants_coherence(*block, page)) {
+        Outcome outcome = make_coherent(*block, page);
+        if (outcome != Outcome::kFailed) return {outcome};
+      }
+      return end_duplication_on_host(*block, page, fault.protection);
     case PageState::kSnapshot: {
       if (fault.access == Access::kRead) {
         grant(range, Access::kRead);
@@ -168,15 +178,8 @@ Verdict Migrator::refuse_write(std::uint64_t address, const MappingInfo& mapping
 
 Verdict Migrator::migrate_in(Block& block, unsigned page) noexcept {
   if (block.discarding().any() && !discard_is_recent(block)) block.clear_discarding({0, kBlockPages});
-  PageMask there = block.device() | block.coherent();
-  PageRun region = dense_region(page, there, block.registered(), options_.density_percent);
-  if (region.count < kBlockPages) {
-    // A stream: the block beside this one is all there, so take this one whole.
-    for (std::uint64_t neighbour : {block.base() - kBlockSize, block.base() + kBlockSize}) {
-      const Block* other = blocks_.find(neighbour);
-      if (other != nullptr && (other->device() | other->coherent()) == PageMask::all()) region = {0, kBlockPages};
-    }
-  }
+  const PageRun region = region_around(block, page, block.needs_tracking(), block.registered(),
+                                       [](const Block& other) { return other.needs_tracking() == PageMask::all(); });
   PageMask wanted = PageMask(region) & block.registered() & block.on_host() & ~block.discarding();
   wanted.set(page);
   // The faulting page's own run first: should events interrupt the rest, the device can still go on.
@@ -456,6 +459,64 @@ void Migrator::put_copy_back(std::uint64_t address, std::uint64_t staging) noexc
     events_.read_pending();
     pause_briefly();
   }
+}
+
+Verdict Migrator::end_duplication_on_host(Block& block, unsigned page, bool mapped) noexcept {
+  const PageMask both = block.duplicated();
+  PageRun region = region_around(block, page, block.device(), block.device() | both,
+                                 [](const Block& other) { return other.device() == PageMask::all(); });
+  if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
+  const PageMask wanted = PageMask(region) & both;
+  Verdict verdict = kServed;
+  for (PageRun run = wanted.next_run(0); run.count != 0 && verdict.outcome == Outcome::kDone;
+       run = wanted.next_run(run.end())) {
+    verdict = drop_host_copies(block, run);
+  }
+  const PageMask writable = wanted & block.device();
+  count_replay();
+  if (!mapped && writable.test(page)) grant(block.range(PageRun{page, 1}), Access::kReadWrite);
+  for (PageRun run = writable.next_run(0); run.count != 0; run = writable.next_run(run.end())) {
+    on_device([&] { return device_->protect(block.range(run), Access::kReadWrite); });
+  }
+  return writable.test(page) ? kServed : verdict.outcome == Outcome::kDone ? kTryAgain : verdict;
+}
+
+// Takes the application's copies of `run` away and throws them away. Its device mappings stay write-protected.
+Verdict Migrator::drop_host_copies(Block& block, PageRun run) noexcept {
+  while (host_.can_move() && run.count != 0) {
+    const Range range = block.range(run);
+    const auto progress = host_.move(staging_.take(range.size), range, true);
+    const auto gone = static_cast<unsigned>(progress.done / kPageSize);
+    if (gone != 0) block.duplicated_to_device({run.first, gone});
+    run = {run.first + gone, run.count - gone};
+    if (progress.error == 0) return kServed;
+    if (progress.error == -EAGAIN) {
+      counters_.add(&Statistics::retries);
+      return kTryAgain;
+    }
+    // Pinned, locked, shared with a child, or across mappings. One page at a time shows which.
+    const PageRun first{run.first, 1};
+    Verdict verdict = discard_host_copies(block, first);
+    if (verdict.outcome != Outcome::kDone) return verdict;
+    run = {run.first + 1, run.count - 1};
+  }
+  return run.count == 0 ? kServed : discard_host_copies(block, run);
+}
+
+Verdict Migrator::discard_host_copies(Block& block, PageRun run) noexcept {
+  const Range range = block.range(run);
+  events_.read_pending();
+  if (events_.pending_on(range)) return kTryAgain;
+  events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
+  const int error = agent_.discard(range, events_);
+  events_.end_operation();
+  if (error == -EAGAIN || error == -ENOMEM) return kTryAgain;  // ENOMEM: unmapped, its event is on the way
+  if (error != 0) {
+    log_warning("the application's copy of {:#x} cannot be dropped: error {}", range.start, -error);
+    return failed(FaultKind::kUnmappable);
+  }
+  block.duplicated_to_device(run);
+  return kServed;
 }
 
 Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept {

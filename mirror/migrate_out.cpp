@@ -9,9 +9,6 @@
 namespace mirrorcl::mirror {
 namespace {
 
-// From here on mapping device memory costs less than copying it twice.
-constexpr unsigned kViewPages = 16;
-
 constexpr std::uint64_t kMinimumStayNs = 200'000;
 
 }  // namespace
@@ -35,7 +32,18 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
           now_ns() - block->granted_ns < kMinimumStayNs) {
         return Outcome::kAgain;
       }
-      return bring_region_home(*block, page);
+      return bring_region_home(*block, page, fault.write);
+    case PageState::kDuplicated:
+      if (!fault.write_protected) {
+        // The application's copy has gone without our knowing; the device's is as good.
+        block->duplicated_to_device({page, 1});
+        return bring_region_home(*block, page, true);
+      }
+      if (wants_coherence(*block, page)) {
+        Outcome outcome = make_coherent(*block, page);
+        if (outcome != Outcome::kFailed) return outcome;
+      }
+      return end_duplication_on_device(*block, page);
     case PageState::kHost:
     case PageState::kSnapshot:
       if (!fault.write_protected) return show_zeros(block, fault);
@@ -58,7 +66,7 @@ Outcome Migrator::show_zeros(Block* block, const HostFault& fault) noexcept {
   }
   block->clear_discarding({page, 1});
   if (block->discarding().any() && !discard_is_recent(*block)) block->clear_discarding({0, kBlockPages});
-  if (block->device().none() && block->coherent().none() && block->discarding().none()) {
+  if (block->needs_tracking().none() && block->discarding().none()) {
     // No device owns anything here any more: let the kernel serve first touches itself.
     stop_tracking(*block, block->range());
     host_.wake(range);
@@ -112,88 +120,122 @@ bool Migrator::stop_tracking(Block& block, Range range) noexcept {
   return true;
 }
 
-Outcome Migrator::bring_region_home(Block& block, unsigned page) noexcept {
-  PageRun region = dense_region(page, block.returned() & block.on_host(),
-                                block.device() | (block.returned() & block.on_host()), options_.density_percent);
-  if (region.count < kBlockPages) {
-    // A stream: the block beside this one has come home entirely.
-    for (std::uint64_t neighbour : {block.base() - kBlockSize, block.base() + kBlockSize}) {
-      const Block* other = blocks_.find(neighbour);
-      if (other != nullptr && other->device().none() && other->returned() == PageMask::all()) region = {0, kBlockPages};
-    }
-  }
+Outcome Migrator::bring_region_home(Block& block, unsigned page, bool write) noexcept {
+  const auto there = [](const Block& at) { return (at.returned() & at.on_host()) | at.duplicated(); };
+  const PageRun region =
+      region_around(block, page, there(block), block.device() | there(block), [&](const Block& other) {
+        return other.device().none() && (other.returned() | other.duplicated()) == PageMask::all();
+      });
   PageMask wanted = PageMask(region) & block.device();
+  // One page that is read will likely be written too; many are likely results.
+  const Leave leave = !write && wanted.count() >= kBulkPages ? Leave::kCopy : Leave::kNothing;
   PageRun own{page, 1};
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
   own.count = wanted.find_clear(page) - own.first;
-  Outcome outcome = move_out(block, own, page);
+  const Outcome outcome = move_out(block, own, page, leave);
   if (block.device().test(page)) return outcome == Outcome::kDone ? Outcome::kAgain : outcome;
   wanted.clear(own);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    if (move_out(block, run, run.first) != Outcome::kDone) break;
+    if (move_out(block, run, run.first, leave) != Outcome::kDone) break;
   }
   return Outcome::kDone;
 }
 
-// Copies `source` to missing pages of the application without waking anybody. Pages that need none are skipped, and
-// count as done.
-Progress Migrator::copy_home(Range range, const char* source) noexcept {
-  std::uint64_t done = 0;
-  for (bool page_by_page = false; done < range.size;) {
-    const std::uint64_t size = page_by_page ? kPageSize : range.size - done;
-    const auto progress =
-        host_.copy({range.start + done, size}, reinterpret_cast<std::uint64_t>(source) + done, Userfaultfd::Wake::kNo);
-    done += progress.done;
+// Copies device memory to missing pages of the application without waking anybody. Runs in the copy threads too.
+void Migrator::copy_home(const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept {
+  char* const contents = bounce_ + run.first * kPageSize;
+  if (int error = device_->copy_out(block.range(run), contents); error != 0) {
+    if (error != -EAGAIN) result->failed.store(true, std::memory_order_relaxed);
+    return;
+  }
+  bool page_by_page = false;
+  for (unsigned page = run.first; page < run.end();) {
+    const PageRun rest{page, page_by_page ? 1 : run.end() - page};
+    const auto source = reinterpret_cast<std::uint64_t>(contents) + (page - run.first) * kPageSize;
+    const auto progress = host_.copy(block.range(rest), source, Userfaultfd::Wake::kNo, leave == Leave::kCopy);
+    const auto done = static_cast<unsigned>(progress.done / kPageSize);
+    result->arrived.set(PageRun{page, done});
+    page += done;
     if (progress.error == 0) continue;
-    if (passes(progress.error)) return {done, -EAGAIN};
-    if (progress.error == -ENOENT && size > kPageSize) {
-      page_by_page = true;  // the range crosses into another mapping, and is refused as a whole
+    if (passes(progress.error)) return;
+    if (progress.error == -ENOENT && rest.count > 1) {
+      page_by_page = true;  // the run crosses into another mapping, and is refused as a whole
       continue;
     }
     // EEXIST: the host has a page there; it is newer than ours. Anything else: the mapping is gone, its event is on the
     // way.
-    if (progress.error != -EEXIST) log_debug("{:#x} cannot come home: error {}", range.start + done, -progress.error);
-    done += kPageSize;
+    result->skipped.set(page++);
   }
-  return {range.size, 0};
 }
 
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
-Outcome Migrator::move_out(Block& block, PageRun run, unsigned urgent) noexcept {
-  const Range whole = block.range(run);
+Outcome Migrator::move_out(Block& block, PageRun run, unsigned urgent, Leave leave) noexcept {
   // Device writers wait from here until the pages have left; their faults are served afterwards.
-  if (on_device([&] { return device_->protect(whole, Access::kRead); }) != 0) return Outcome::kAgain;
-  const auto* source = run.count >= kViewPages ? static_cast<const char*>(view(whole)) : nullptr;
-  if (source == nullptr) {
-    if (int error = on_device([&] { return device_->copy_out(whole, bounce_); }); error != 0) {
-      log_error("device memory at {:#x} cannot be read: error {}", whole.start, -error);
-      return Outcome::kFailed;
-    }
-    source = bounce_;
+  if (on_device([&] { return device_->protect(block.range(run), Access::kRead); }) != 0) return Outcome::kAgain;
+  Homecoming home;
+  const auto copy = [&](PageRun part) { copy_home(block, part, leave, &home); };
+  if (device_->capabilities().parallel_copies) {
+    copy_in_parts(run, urgent, copy);
+  } else {
+    copy(run);
   }
-
-  PageMask home;
-  copy_in_parts(run, urgent, [&](PageRun part) {
-    const Progress progress = copy_home(block.range(part), source + (part.first - run.first) * kPageSize);
-    home.set(PageRun{part.first, static_cast<unsigned>(progress.done / kPageSize)});
-  });
-  for (PageRun done = home.next_run(0); done.count != 0; done = home.next_run(done.end())) {
+  const PageMask away = PageMask(run) & ~home.arrived & ~home.skipped;
+  const PageMask copied = home.arrived;
+  const PageMask left_device = leave == Leave::kCopy ? home.skipped : home.arrived | home.skipped;
+  for (PageRun done = left_device.next_run(0); done.count != 0; done = left_device.next_run(done.end())) {
     on_device([&] { return device_->unmap(block.range(done)); });
     block.device_to_host(done);
-    if (device_->capabilities().memory_cpu_mappable) {
-      blocks_.returns_of(block).note(done, to_ms(now_ns()), options_.coherent_window_ms);
-    }
+  }
+  for (PageRun done = copied.next_run(0); done.count != 0; done = copied.next_run(done.end())) {
+    if (leave == Leave::kCopy) block.device_to_duplicated(done);
     counters_.add(&Statistics::pages_to_host, done.count);
     counters_.add(&Statistics::bytes_to_host, done.count * kPageSize);
-    host_.wake(block.range(done));
+    if (leave == Leave::kCopy) counters_.add(&Statistics::pages_duplicated, done.count);
   }
-  const PageMask left = PageMask(run) & ~home;
-  if (left.none()) return Outcome::kDone;
-  counters_.add(&Statistics::retries);
-  for (PageRun rest = left.next_run(0); rest.count != 0; rest = left.next_run(rest.end())) {
+  const PageMask done = home.arrived | home.skipped;
+  for (PageRun part = done.next_run(0); part.count != 0; part = done.next_run(part.end())) {
+    if (device_->capabilities().memory_cpu_mappable) {
+      blocks_.returns_of(block).note(part, to_ms(now_ns()), options_.coherent_window_ms);
+    }
+    host_.wake(block.range(part));
+  }
+  if (away.none()) return Outcome::kDone;
+  for (PageRun rest = away.next_run(0); rest.count != 0; rest = away.next_run(rest.end())) {
     on_device([&] { return device_->protect(block.range(rest), Access::kReadWrite); });
   }
+  if (home.failed.load(std::memory_order_relaxed)) {
+    log_error("device memory at {:#x} cannot be read", block.range(run).start);
+    return Outcome::kFailed;
+  }
+  counters_.add(&Statistics::retries);
   return Outcome::kAgain;
+}
+
+Outcome Migrator::end_duplication_on_device(Block& block, unsigned page) noexcept {
+  const PageMask at_home = block.returned() & block.on_host();
+  PageRun region = region_around(block, page, at_home, at_home | block.duplicated(), [](const Block& other) {
+    return (other.returned() & other.on_host()) == PageMask::all();
+  });
+  if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
+  const PageMask wanted = PageMask(region) & block.duplicated();
+  Outcome outcome = Outcome::kDone;
+  for (PageRun run = wanted.next_run(0); run.count != 0 && outcome == Outcome::kDone;
+       run = wanted.next_run(run.end())) {
+    outcome = drop_device_copies(block, run);
+  }
+  return outcome;
+}
+
+// The application may write its copies of `run` afterwards. What cannot be let go yet, because events are on their way,
+// is let go when it faults again.
+Outcome Migrator::drop_device_copies(Block& block, PageRun run) noexcept {
+  const Range range = block.range(run);
+  on_device([&] { return device_->unmap(range); });
+  block.duplicated_to_host(run);
+  const int error = host_.write_protect(range, false);
+  if (error == -EAGAIN) return Outcome::kAgain;
+  host_.wake(range);  // also where the mapping is gone: the access finds out
+  return Outcome::kDone;
 }
 
 Outcome Migrator::bring_home(Range range) noexcept {
@@ -207,7 +249,11 @@ Outcome Migrator::bring_home(Range range) noexcept {
     }
     PageMask away = block.device() & wanted;
     for (PageRun run = away.next_run(0); run.count != 0 && result == Outcome::kDone; run = away.next_run(run.end())) {
-      result = move_out(block, run, run.first);
+      result = move_out(block, run, run.first, Leave::kNothing);
+    }
+    PageMask both = block.duplicated() & wanted;
+    for (PageRun run = both.next_run(0); run.count != 0 && result == Outcome::kDone; run = both.next_run(run.end())) {
+      result = drop_device_copies(block, run);
     }
     if (result != Outcome::kDone) return;
     PageMask copies = block.snapshot() & wanted;

@@ -16,9 +16,6 @@ namespace {
 // How long after a REMOVE event the kernel may not yet have dropped the pages: the event is sent before.
 constexpr std::uint64_t kDiscardGraceNs = 20'000'000;
 
-// Where A looks at device memory.
-constexpr Range kView{window::kViews.start, kBlockSize};
-
 std::uint64_t read_max_map_count() {
   constexpr std::uint64_t kDefault = 65530;
   long fd = raw_syscall(SYS_openat, -100 /* AT_FDCWD */, "/proc/sys/vm/max_map_count", 0);
@@ -68,13 +65,6 @@ bool Migrator::discard_is_recent(const Block& block) const noexcept {
   return block.discarding().any() && now_ns() - block.discarding_since_ns() < kDiscardGraceNs;
 }
 
-const void* Migrator::view(Range range) noexcept {
-  if (!device_->capabilities().memory_cpu_mappable) return nullptr;
-  long address = raw_syscall(SYS_mmap, kView.start, range.size, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
-                             device_->memory_fd(), range.start);
-  return address == static_cast<long>(kView.start) ? reinterpret_cast<const void*>(address) : nullptr;
-}
-
 void Migrator::unmapped(Range range, bool during_operation) noexcept {
   counters_.add(&Statistics::events_unmap);
   drop_moved(range);
@@ -120,6 +110,9 @@ void Migrator::discarded(Range range) noexcept {
     for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
       on_device([&] { return device_->unmap(block.range(part)); });
     }
+    PageMask both = block.duplicated() & wanted;
+    for (PageRun part = both.next_run(0); part.count != 0; part = both.next_run(part.end()))
+      block.duplicated_to_host(part);
     PageMask on_host = block.on_host() & block.registered() & wanted;
     PageMask on_device_only = block.device() & wanted;
     for (PageRun part = on_device_only.next_run(0); part.count != 0; part = on_device_only.next_run(part.end())) {

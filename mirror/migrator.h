@@ -11,6 +11,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory_resource>
 #include <optional>
@@ -42,6 +43,9 @@ struct Verdict {
   Outcome outcome;
   device::FaultKind kind = device::FaultKind::kNone;
 };
+
+// From here on a run of pages counts as bulk.
+inline constexpr unsigned kBulkPages = 16;
 
 class Migrator {
  public:
@@ -105,6 +109,10 @@ class Migrator {
   Verdict move_in_stubborn(Block& block, PageRun run, int error, unsigned* served) noexcept;
   Verdict adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging, unsigned urgent) noexcept;
   Verdict copy_in_protected(Block& block, PageRun run) noexcept;
+  // The device wants to write pages of which the application has copies too: those go. `mapped`: it can read `page`.
+  Verdict end_duplication_on_host(Block& block, unsigned page, bool mapped) noexcept;
+  Verdict drop_host_copies(Block& block, PageRun run) noexcept;
+  Verdict discard_host_copies(Block& block, PageRun run) noexcept;
   Verdict take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept;
   int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
   Verdict wait_for_unpinning(std::uint64_t address) noexcept;
@@ -147,10 +155,23 @@ class Migrator {
   Access host_access(std::uint64_t address) noexcept;
 
   // migrate_out.cpp: device to host
-  Outcome bring_region_home(Block& block, unsigned page) noexcept;
+  Outcome bring_region_home(Block& block, unsigned page, bool write) noexcept;
+  enum class Leave : std::uint8_t { kNothing, kCopy };  // on the device
   // `urgent`: the page of `run` that is waited for; it is copied first.
-  Outcome move_out(Block& block, PageRun run, unsigned urgent) noexcept;
-  Progress copy_home(Range range, const char* source) noexcept;
+  Outcome move_out(Block& block, PageRun run, unsigned urgent, Leave leave) noexcept;
+  struct Homecoming {
+    PageMask arrived;  // pages that the application has from the device now
+    PageMask skipped;  // pages that it does not need: it has newer ones, or no mapping for them any more
+    std::atomic<bool> failed{false};
+  };
+  void copy_home(const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
+  // The application wants to write pages of which the device has copies too: those go.
+  Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
+  Outcome drop_device_copies(Block& block, PageRun run) noexcept;
+  // How much goes with `page`: the dense region around it, the whole block in a stream.
+  template <typename IsThere>
+  PageRun region_around(const Block& block, unsigned page, const PageMask& there, const PageMask& candidates,
+                        IsThere is_there) noexcept;
   Outcome show_zeros(Block* block, const HostFault& fault) noexcept;
   bool stop_tracking(Block& block, Range range) noexcept;
   void stop_unknown_tracking(const Block* block, std::uint64_t address) noexcept;
@@ -169,8 +190,6 @@ class Migrator {
   // first. A part's pages share no word of a PageMask with another part's.
   template <typename Copy>
   void copy_in_parts(PageRun run, unsigned urgent, Copy copy) noexcept;
-  // A's view of device memory, valid until the next call; null if it cannot be mapped.
-  const void* view(Range range) noexcept;
   bool discard_is_recent(const Block& block) const noexcept;
   // Calls a device operation until it is not told to read host events first.
   template <typename Operation>
@@ -212,6 +231,19 @@ bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_a
 std::uint64_t now_ns() noexcept;
 inline std::uint32_t to_ms(std::uint64_t ns) noexcept {
   return static_cast<std::uint32_t>(ns / 1'000'000);
+}
+
+template <typename IsThere>
+PageRun Migrator::region_around(const Block& block, unsigned page, const PageMask& there, const PageMask& candidates,
+                                IsThere is_there) noexcept {
+  const PageRun region = dense_region(page, there, candidates, options_.density_percent);
+  if (region.count == kBlockPages) return region;
+  // A stream: the block beside this one is there already, so take this one whole.
+  for (std::uint64_t neighbour : {block.base() - kBlockSize, block.base() + kBlockSize}) {
+    const Block* other = blocks_.find(neighbour);
+    if (other != nullptr && is_there(*other)) return {0, kBlockPages};
+  }
+  return region;
 }
 
 template <typename Copy>

@@ -59,7 +59,120 @@ TEST_F(TransitionsTest, DenseAccessGrowsToTheWholeBlock) {
   EXPECT_LE(device_.faults(), 24U) << "a few per doubling in the first block, one in each of the others";
   for (std::size_t page = 0; page < 4 * kBlockPages; ++page) ASSERT_EQ(*memory.word(page), page);
   EXPECT_LE(statistics().cpu_faults, 24U);
+  EXPECT_GT(statistics().pages_duplicated, 3U * kBlockPages) << "what is only read stays with the device too";
+  for (std::size_t page = 0; page < 4 * kBlockPages; ++page) *memory.word(page) = page + 1;
+  EXPECT_LE(statistics().cpu_faults, 48U);
   EXPECT_EQ(device_.pages_in_use(), 0U);
+}
+
+class DuplicationTest : public TransitionsTest {
+ protected:
+  static constexpr std::size_t kPages = 64;
+  // The device writes every page and the host reads them, so that most are duplicated: pages 8 to 63.
+  void duplicate(TestMemory& memory) {
+    for (std::size_t page = 0; page < kPages; ++page) device_.store(memory.word(page), 100 + page);
+    for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(*memory.word(page), 100 + page);
+    ASSERT_GE(statistics().pages_duplicated, kPages / 2);
+  }
+  void expect_on_both_sides(TestMemory& memory, std::size_t page, std::uint64_t value) {
+    EXPECT_EQ(*memory.word(page), value) << "host, page " << page;
+    EXPECT_EQ(device_.load(memory.word(page)), value) << "device, page " << page;
+  }
+};
+
+TEST_F(DuplicationTest, BothSidesReadWithoutFaults) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  const std::uint64_t faults = device_.faults();
+  const std::uint64_t cpu_faults = statistics().cpu_faults;
+  for (std::size_t page = kPages / 2; page < kPages; ++page) expect_on_both_sides(memory, page, 100 + page);
+  EXPECT_EQ(device_.faults(), faults);
+  EXPECT_EQ(statistics().cpu_faults, cpu_faults);
+  EXPECT_EQ(device_.snapshot(memory.word(40)), FakeDevice::kRead);
+}
+
+TEST_F(DuplicationTest, EitherSidesWritesReachTheOther) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  for (std::size_t page = 0; page < kPages; ++page) {
+    if (page % 2 == 0) *memory.word(page) = 200 + page;
+    if (page % 2 != 0) device_.store(memory.word(page), 300 + page);
+  }
+  for (std::size_t page = 0; page < kPages; ++page) {
+    expect_on_both_sides(memory, page, (page % 2 == 0 ? 200 : 300) + page);
+  }
+}
+
+TEST_F(DuplicationTest, DeviceWritesTakeTheHostsCopiesAway) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  for (std::size_t page = 0; page < kPages; ++page) device_.store(memory.word(page), 300 + page);
+  EXPECT_EQ(device_.snapshot(memory.word(40)), FakeDevice::kRead | FakeDevice::kWrite);
+  for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(*memory.word(page), 300 + page);
+}
+
+TEST_F(DuplicationTest, DiscardedPagesAreZeroOnBothSides) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  ASSERT_EQ(madvise(memory.data() + 32 * kPageSize, 8 * kPageSize, MADV_DONTNEED), 0);
+  for (std::size_t page = 30; page < 42; ++page) {
+    expect_on_both_sides(memory, page, page >= 32 && page < 40 ? 0 : 100 + page);
+  }
+}
+
+TEST_F(DuplicationTest, UnmappedPagesAreGoneFromTheDevice) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  ASSERT_EQ(mmap(memory.data() + 32 * kPageSize, 8 * kPageSize, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            memory.data() + 32 * kPageSize);
+  mirror_->drain_events();
+  for (std::size_t page = 30; page < 42; ++page) {
+    expect_on_both_sides(memory, page, page >= 32 && page < 40 ? 0 : 100 + page);
+  }
+}
+
+TEST_F(DuplicationTest, MovedPagesKeepTheirContents) {
+  TestMemory memory(kPages);
+  TestMemory to(kPages);
+  duplicate(memory);
+  ASSERT_NE(mremap(memory.data(), kPages * kPageSize, kPages * kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, to.data()),
+            MAP_FAILED);
+  for (std::size_t page = 0; page < kPages; ++page) expect_on_both_sides(to, page, 100 + page);
+  for (std::size_t page = 0; page < kPages; ++page) *to.word(page) = page;
+  for (std::size_t page = 0; page < kPages; ++page) expect_on_both_sides(to, page, page);
+}
+
+TEST_F(DuplicationTest, BringingHomeMakesTheHostTheOwner) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), kPages * kPageSize});
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+  const std::uint64_t cpu_faults = statistics().cpu_faults;
+  for (std::size_t page = 0; page < kPages; ++page) *memory.word(page) += 1;
+  EXPECT_EQ(statistics().cpu_faults, cpu_faults);
+  for (std::size_t page = 0; page < kPages; ++page) expect_on_both_sides(memory, page, 101 + page);
+}
+
+TEST_F(DuplicationTest, ARestartedDeviceReadsAndWritesIt) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  device_.lose();
+  while (!device_.lost_was_reported()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  device_.restart();
+  ASSERT_TRUE(mirror_->attach(device_));
+  EXPECT_EQ(device_.load(memory.word(40)), 140U);
+  device_.store(memory.word(41), std::uint64_t{7});
+  expect_on_both_sides(memory, 41, 7);
+}
+
+TEST_F(DuplicationTest, LockedAndSharedCopiesAreTakenAwayToo) {
+  TestMemory memory(kPages);
+  duplicate(memory);
+  ASSERT_EQ(mlock(memory.data() + 32 * kPageSize, 8 * kPageSize), 0);
+  for (std::size_t page = 30; page < 42; ++page) device_.store(memory.word(page), 300 + page);
+  for (std::size_t page = 30; page < 42; ++page) expect_on_both_sides(memory, page, 300 + page);
+  ASSERT_EQ(munlock(memory.data() + 32 * kPageSize, 8 * kPageSize), 0);
 }
 
 TEST_F(TransitionsTest, SparseAccessMovesSinglePages) {

@@ -128,10 +128,10 @@ Progress Userfaultfd::move(std::uint64_t destination, Range source, bool skip_ho
   });
 }
 
-Progress Userfaultfd::copy(Range destination, std::uint64_t source, Wake wake) const noexcept {
+Progress Userfaultfd::copy(Range destination, std::uint64_t source, Wake wake, bool protect) const noexcept {
   return repeat(destination.size, [&](std::uint64_t offset, std::int64_t* progress) {
     uffdio_copy argument{destination.start + offset, source + offset, destination.size - offset,
-                         wake == Wake::kYes ? std::uint64_t{0} : UFFDIO_COPY_MODE_DONTWAKE, 0};
+                         (wake == Wake::kYes ? 0 : UFFDIO_COPY_MODE_DONTWAKE) | (protect ? UFFDIO_COPY_MODE_WP : 0), 0};
     long error = raw_syscall(SYS_ioctl, fd(), UFFDIO_COPY, &argument);
     *progress = argument.copy;
     return error;

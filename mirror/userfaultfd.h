@@ -49,8 +49,9 @@ class Userfaultfd {
   // Takes the pages of `source` to `destination`, which must be empty and registered. Missing source pages end the
   // operation with -ENOENT unless `skip_holes`. Pages shared with another process or pinned for DMA answer -EBUSY.
   Progress move(std::uint64_t destination, Range source, bool skip_holes) const noexcept;
-  // Fills missing pages of `destination` with `source` (-EEXIST: a page is there; -ENOENT: not registered).
-  Progress copy(Range destination, std::uint64_t source, Wake wake) const noexcept;
+  // Fills missing pages of `destination` with `source` (-EEXIST: a page is there; -ENOENT: not registered). With
+  // `protect` they are write-protected from the start.
+  Progress copy(Range destination, std::uint64_t source, Wake wake, bool protect = false) const noexcept;
   Progress zero(Range range) const noexcept;  // wakes
   // Installs the pages of a shared file that exist in `range` (-EFAULT: one does not). Wakes.
   Progress install(Range range) const noexcept;

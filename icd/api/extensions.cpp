@@ -38,6 +38,7 @@ cl_mirror_statistics_mirrorcl read_statistics() {
   out.events_remove = in.events_remove;
   out.retries = in.retries;
   out.device_losses = in.device_losses;
+  out.pages_duplicated = in.pages_duplicated;
   return out;
 }
 

@@ -34,8 +34,9 @@ typedef struct _cl_mirror_statistics_mirrorcl {
   cl_ulong events_unmap;      /* changes of the host's address space that were applied */
   cl_ulong events_remap;
   cl_ulong events_remove;
-  cl_ulong retries;       /* operations repeated because such a change came between */
-  cl_ulong device_losses; /* times the device process died */
+  cl_ulong retries;          /* operations repeated because such a change came between */
+  cl_ulong device_losses;    /* times the device process died */
+  cl_ulong pages_duplicated; /* of pages_to_host, those that the device kept too because they were only read */
 } cl_mirror_statistics_mirrorcl;
 
 /*

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What mirror/ asks of a device: the operations table of its MMU and memory (after GMEM's driver table and HMM's hooks).
-// mirror/ knows no device beyond this; a new MMU backend is one implementation of DeviceOperations.
+// What mirror/ asks of a device: the operations table of its MMU and memory (after GMEM's driver table and HMM's
+// hooks). mirror/ knows no device beyond this; a new MMU backend is one implementation of DeviceOperations.
 //
-// Device memory is addressed by the virtual address of the page it backs. A device page exists from copy_in or zero_fill until
-// unmap; a mapping (PTE) of it is installed by map and removed by unmap. Residency and mapping are thus separate.
+// Device memory is addressed by the virtual address of the page it backs. A device page exists from copy_in or
+// zero_fill until unmap; a mapping (PTE) of it is installed by map and removed by unmap. Residency and mapping are thus
+// separate.
 //
-// Locking: all calls but the capability queries and copy_in_mapped are made by the mirror's service thread only. They must not touch memory that
-// can migrate, must not allocate with malloc, and must not wait for the application. Results are 0 or -errno; -EAGAIN
-// means that host events must be drained first, then the call repeated.
+// Locking: all calls but the capability queries, copy_in_mapped and copy_out are made by the mirror's service thread
+// only. They must not touch memory that can migrate, must not allocate with malloc, and must not wait for the
+// application. Results are 0 or -errno; -EAGAIN means that host events must be drained first, then the call repeated.
 #pragma once
 
 #include <cstddef>
@@ -41,10 +42,10 @@ struct DeviceFault {
 };
 
 struct DeviceCapabilities {
-  bool memory_cpu_mappable;    // memory_fd() can be mapped by the CPU: pages may become coherent
-  bool native_atomics;         // device atomics are coherent with the CPU's on a coherent page
-  bool parallel_copies;        // copy_in_mapped may be called for several disjoint ranges at once
-  std::uint64_t memory_size;   // bytes that may be resident at once
+  bool memory_cpu_mappable;   // memory_fd() can be mapped by the CPU: pages may become coherent
+  bool native_atomics;        // device atomics are coherent with the CPU's on a coherent page
+  bool parallel_copies;       // copy_in_mapped and copy_out may be called for several disjoint ranges at once
+  std::uint64_t memory_size;  // bytes that may be resident at once
   // The device translates addresses with the application's own page tables (ATS): it has no memory and no mappings of
   // its own, never reports a fault, and needs no mirror.
   bool shares_page_tables = false;
@@ -64,8 +65,9 @@ class DeviceOperations {
   // Takes up to faults.size() pending faults without blocking; returns their number, or -errno.
   virtual int next_faults(std::span<DeviceFault> faults) noexcept = 0;
 
-  // Readable once the device is gone (a pidfd); on_lost() is then called once: it fails whatever the device was running.
-  // Device memory and the calls on it stay valid; map and protect become no-ops that return 0 until the device restarts.
+  // Readable once the device is gone (a pidfd); on_lost() is then called once: it fails whatever the device was
+  // running. Device memory and the calls on it stay valid; map and protect become no-ops that return 0 until the device
+  // restarts.
   virtual int lost_fd() const noexcept = 0;
   virtual void on_lost() noexcept = 0;
 
