@@ -92,6 +92,8 @@ class Block {
   // The address range is no longer what it was (unmapped, moved away): everything about the pages is forgotten.
   void forget(PageRun run);
 
+  // A device has faulted here since eviction last looked.
+  bool recently_used = false;
   // When pages were last given to a device; 0 before.
   std::uint64_t granted_ns = 0;
   // Lazily attached by the migrator; null until a page has returned.

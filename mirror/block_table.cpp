@@ -12,6 +12,19 @@ Block* BlockTable::find(std::uint64_t address) const {
   return leaf == nullptr ? nullptr : leaf->blocks[index % kLeafSize];
 }
 
+Block* BlockTable::next(std::uint64_t address) const {
+  for (std::uint64_t index = address / kBlockSize; index < kLeafCount * kLeafSize;) {
+    const Leaf* leaf = leaves_[index / kLeafSize];
+    if (leaf == nullptr || leaf->used == 0) {
+      index = (index / kLeafSize + 1) * kLeafSize;
+      continue;
+    }
+    if (Block* block = leaf->blocks[index % kLeafSize]) return block;
+    ++index;
+  }
+  return nullptr;
+}
+
 Block& BlockTable::find_or_create(std::uint64_t address) {
   std::uint64_t index = address / kBlockSize;
   Leaf*& leaf = leaves_[index / kLeafSize];

@@ -25,6 +25,8 @@ class BlockTable {
   void remove_if_empty(Block& block);
   ReturnCounter& returns_of(Block& block);
   std::size_t size() const { return size_; }
+  // The first block that starts at or after `address`; null if there is none.
+  Block* next(std::uint64_t address) const;
 
   // Calls visit(Block&) for each block that overlaps `range`, in ascending order. The visitor may remove the block it
   // is given.

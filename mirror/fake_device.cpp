@@ -283,10 +283,10 @@ std::uint8_t FakeDevice::snapshot(const void* address) {
   return access == Access::kNone ? kAbsentMapping : access == Access::kRead ? kRead : kRead | kWrite;
 }
 
-std::uint64_t FakeDevice::pages_in_use() const {
+std::uint64_t FakeDevice::memory_in_use() const noexcept {
   struct stat status {};
-  fstat(memory_.get(), &status);
-  return static_cast<std::uint64_t>(status.st_blocks) * 512 / 4096;
+  raw_syscall(SYS_fstat, memory_.get(), &status);
+  return static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
 void FakeDevice::lose() {

@@ -48,7 +48,9 @@ class FakeDevice final : public DeviceOperations {
   std::size_t mapped_files() const;
   std::uint64_t faults() const { return fault_count_.load(); }
   // Pages of device memory in use, by the file's own count of blocks.
-  std::uint64_t pages_in_use() const;
+  std::uint64_t pages_in_use() const { return memory_in_use() / 4096; }
+  // What capabilities() says from now on.
+  void limit_memory(std::uint64_t bytes) { memory_size_ = bytes; }
 
   // The device is gone: lost_fd becomes readable.
   void lose();
@@ -64,7 +66,8 @@ class FakeDevice final : public DeviceOperations {
   void answer_again(int count) { agains_ = count; }
 
   // --- the mirror's side
-  DeviceCapabilities capabilities() const noexcept override { return {true, true, false, std::uint64_t{1} << 40}; }
+  DeviceCapabilities capabilities() const noexcept override { return {true, true, false, memory_size_.load()}; }
+  std::uint64_t memory_in_use() const noexcept override;
   int memory_fd() const noexcept override { return memory_.get(); }
   int fault_fd() const noexcept override { return fault_event_.get(); }
   int next_faults(std::span<DeviceFault> faults) noexcept override;
@@ -126,6 +129,7 @@ class FakeDevice final : public DeviceOperations {
   std::array<MappedFile, 64> files_{};  // of size 0: unused
   std::atomic<std::uint32_t> next_requester_{1};
   std::atomic<std::uint64_t> fault_count_{0};
+  std::atomic<std::uint64_t> memory_size_{std::uint64_t{1} << 40};
   std::atomic<bool> lost_reported_{false};
   std::atomic<int> copies_to_fail_{0};
   std::atomic<int> copy_error_{0};

@@ -182,6 +182,14 @@ Verdict Migrator::migrate_in(Block& block, unsigned page) noexcept {
                                        [](const Block& other) { return other.needs_tracking() == PageMask::all(); });
   PageMask wanted = PageMask(region) & block.registered() & block.on_host() & ~block.discarding();
   wanted.set(page);
+  block.recently_used = true;
+  Outcome room = make_room(wanted.count() * kPageSize, block);
+  if (room == Outcome::kFailed && wanted.count() > 1) {
+    wanted = {};
+    wanted.set(page);
+    room = make_room(kPageSize, block);
+  }
+  if (room != Outcome::kDone) return room == Outcome::kAgain ? kTryAgain : failed(FaultKind::kOutOfMemory);
   // The faulting page's own run first: should events interrupt the rest, the device can still go on.
   PageRun own{page, 1};
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
@@ -530,6 +538,11 @@ Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& 
   PageRun run{page, 1};
   while (run.first > first && wanted.test(run.first - 1)) --run.first;
   run.count = wanted.find_clear(page) - run.first;
+  const Outcome room = make_room(run.count * kPageSize, block);
+  if (room != Outcome::kDone) {
+    blocks_.remove_if_empty(block);
+    return room == Outcome::kAgain ? kTryAgain : failed(FaultKind::kOutOfMemory);
+  }
   int error = space_.read(block.range(run).start, bounce_, block.range(run).size);
   if (error != 0) {
     run = {page, 1};

@@ -162,8 +162,12 @@ void Migrator::copy_home(const Block& block, PageRun run, Leave leave, Homecomin
       page_by_page = true;  // the run crosses into another mapping, and is refused as a whole
       continue;
     }
-    // EEXIST: the host has a page there; it is newer than ours. Anything else: the mapping is gone, its event is on the
-    // way.
+    if (progress.error != -EEXIST && progress.error != -ENOENT) {
+      log_warning("the application cannot take {:#x} back: error {}", block.range(rest).start, -progress.error);
+      result->failed.store(true, std::memory_order_relaxed);
+      return;
+    }
+    // EEXIST: the host has a page there; it is newer than ours. ENOENT: the mapping is gone, its event is on the way.
     result->skipped.set(page++);
   }
 }

@@ -101,6 +101,12 @@ class Migrator {
   void place(const MovedPage& page) noexcept;
   bool carry(Range from, Range to) noexcept;
 
+  // eviction.cpp: device memory has a size
+  bool has_room(std::uint64_t bytes) noexcept;
+  // Makes room for `bytes` more of device memory by sending other blocks than `keep` home. kFailed: nothing more can
+  // go.
+  Outcome make_room(std::uint64_t bytes, const Block& keep) noexcept;
+
   // migrate_in.cpp: host to device
   Verdict register_around(std::uint64_t address, Access access, Block** block, bool* served) noexcept;
   Verdict migrate_in(Block& block, unsigned page) noexcept;
@@ -210,6 +216,8 @@ class Migrator {
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
   std::pmr::vector<MovedPage> moved_pages_;
   std::atomic<bool> has_snapshots_{false};
+  std::uint64_t room_ = 0;               // bytes of device memory that may be filled before its use is looked at again
+  std::uint64_t clock_hand_ = 0;         // address where eviction goes on
   std::uint64_t coherent_mappings_ = 0;  // an upper bound of the mappings that coherent runs split off
   std::uint64_t coherent_mappings_limit_ = 0;
   bool told_coherent_limit_ = false;

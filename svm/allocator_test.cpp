@@ -31,6 +31,7 @@ class MemoryOnlyDevice final : public device::CpuDevice {
   mirror::DeviceCapabilities capabilities() const noexcept override {
     return {true, true, false, memory_size_, shares_page_tables_};
   }
+  std::uint64_t memory_in_use() const noexcept override { return 0; }
   int memory_fd() const noexcept override { return fd_.get(); }
   Result<void> share(mirror::Range range) override {
     shared.push_back(range);

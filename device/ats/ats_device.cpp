@@ -32,6 +32,7 @@ class AtsDevice final : public CpuDeviceImpl {
             .memory_size = memory_size_,
             .shares_page_tables = true};
   }
+  std::uint64_t memory_in_use() const noexcept override { return 0; }
   int memory_fd() const noexcept override { return -1; }
   int fault_fd() const noexcept override { return -1; }
   int next_faults(std::span<mirror::DeviceFault>) noexcept override { return 0; }

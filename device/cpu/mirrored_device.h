@@ -27,6 +27,7 @@ class MirroredDevice final : public CpuDeviceImpl {
 
   // --- mirror::DeviceOperations; the service thread
   mirror::DeviceCapabilities capabilities() const noexcept override;
+  std::uint64_t memory_in_use() const noexcept override { return mmu_.memory_in_use(); }
   int memory_fd() const noexcept override { return memory_.get(); }
   int fault_fd() const noexcept override { return mmu_.uffd(); }
   int next_faults(std::span<mirror::DeviceFault> faults) noexcept override;

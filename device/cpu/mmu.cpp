@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/falloc.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 #include "base/raw_syscall.h"
 #include "device/window.h"
@@ -32,6 +33,12 @@ int Mmu::read_faults(std::span<uffd_msg> messages) noexcept {
   long result = raw_syscall(SYS_read, fd, messages.data(), messages.size_bytes());
   if (result == -EAGAIN || result == -EINTR) return 0;
   return static_cast<int>(result < 0 ? result : result / static_cast<long>(sizeof(uffd_msg)));
+}
+
+std::uint64_t Mmu::memory_in_use() const noexcept {
+  struct stat status {};
+  raw_syscall(SYS_fstat, memory_, &status);
+  return static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
 int Mmu::copy_in(Range range, const void* source) noexcept {

@@ -29,6 +29,8 @@ class Mmu {
 
   int read_faults(std::span<uffd_msg> messages) noexcept;  // number of messages; 0 if there is none
 
+  // Bytes.
+  std::uint64_t memory_in_use() const noexcept;
   int copy_in(mirror::Range range, const void* source) noexcept;
   // Any thread.
   mirror::Progress copy_in_mapped(mirror::Range range, const void* source, mirror::Access access) noexcept;

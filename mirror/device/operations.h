@@ -57,6 +57,9 @@ class DeviceOperations {
 
   virtual DeviceCapabilities capabilities() const noexcept = 0;
 
+  // Bytes of device memory in use, whatever for.
+  virtual std::uint64_t memory_in_use() const noexcept = 0;
+
   // A file whose offset equals the virtual address, or -1 if the CPU cannot map device memory.
   virtual int memory_fd() const noexcept = 0;
 

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory has a size. Over it the least recently faulted blocks go home: a clock over all blocks, in bounded
+// batches, before anything is taken out of the application.
+#include <algorithm>
+#include <utility>
+
+#include "mirror/migrator.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+// How much may be filled before the device is asked again what is in use: others (SVM allocations) fill it too.
+constexpr std::uint64_t kRoomStep = 32 * kBlockSize;
+// How much goes at once, so that a stream through a full memory does not stop at every block.
+constexpr std::uint64_t kBatch = 8 * kBlockSize;
+
+}  // namespace
+
+bool Migrator::has_room(std::uint64_t bytes) noexcept {
+  if (bytes > room_) {
+    const std::uint64_t size = device_->capabilities().memory_size;
+    const std::uint64_t used = device_->memory_in_use();
+    room_ = std::min(size - std::min(used, size), kRoomStep);
+  }
+  if (bytes > room_) return false;
+  room_ -= bytes;
+  return true;
+}
+
+Outcome Migrator::make_room(std::uint64_t bytes, const Block& keep) noexcept {
+  if (has_room(bytes)) return Outcome::kDone;
+  const std::uint64_t batch = std::min(kBatch, device_->capabilities().memory_size / 4);
+  const std::uint64_t goal = std::max(bytes, batch) / kPageSize;  // pages
+  std::uint64_t freed = 0;
+  // Twice around: the first time forgives what was used recently.
+  for (std::size_t left = 2 * blocks_.size(); left > 0 && freed < goal; --left) {
+    Block* block = blocks_.next(clock_hand_);
+    if (block == nullptr) block = blocks_.next(0);
+    if (block == nullptr) break;
+    clock_hand_ = block->base() + kBlockSize;
+    const unsigned pages = block->in_device_memory().count();
+    if (block == &keep || pages == 0 || std::exchange(block->recently_used, false)) continue;
+    const Outcome outcome = bring_home(block->range());
+    if (outcome == Outcome::kAgain) return Outcome::kAgain;
+    if (outcome == Outcome::kFailed) continue;
+    freed += pages;
+    counters_.add(&Statistics::evictions);
+  }
+  room_ = 0;
+  return has_room(bytes) ? Outcome::kDone : Outcome::kFailed;
+}
+
+}  // namespace mirrorcl::mirror

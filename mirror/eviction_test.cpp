@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Working sets larger than device memory, through the fake device.
+#include "mirror/mirror_fixture.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+using device::FaultKind;
+
+class EvictionTest : public MirrorTest {
+ protected:
+  static constexpr std::uint64_t kMemory = 8 * kBlockSize;
+  static constexpr std::size_t kPages = 4 * kMemory / kPageSize;
+
+  void SetUp() override {
+    MirrorTest::SetUp();
+    device_.limit_memory(kMemory);
+  }
+};
+
+TEST_F(EvictionTest, FourTimesTheDeviceMemoryIsReadAndWritten) {
+  TestMemory memory(kPages);
+  for (std::size_t page = 0; page < kPages; ++page) *memory.word(page) = page;
+  for (std::uint64_t round = 1; round <= 2; ++round) {
+    for (std::size_t page = 0; page < kPages; ++page) {
+      ASSERT_EQ(device_.load(memory.word(page)), page + round - 1) << "page " << page;
+      device_.store(memory.word(page), page + round);
+      ASSERT_EQ(device_.last_error(), FaultKind::kNone);
+      if (page % 512 == 0) {
+        ASSERT_LE(device_.memory_in_use(), kMemory);
+      }
+    }
+  }
+  EXPECT_GE(statistics().evictions, 2 * (kPages - kMemory / kPageSize) / kBlockPages / 2);
+  for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(*memory.word(page), page + 2);
+}
+
+TEST_F(EvictionTest, ScatteredPagesOfManyBlocksCompleteToo) {
+  constexpr std::size_t kBlocks = 64;
+  TestMemory memory(kBlocks * kBlockPages);
+  for (std::size_t i = 0; i < 20'000; ++i) {
+    const std::size_t page = i * 7919 % (kBlocks * kBlockPages);
+    device_.store(memory.word(page), i + 1);
+    ASSERT_EQ(device_.last_error(), FaultKind::kNone) << i;
+  }
+  EXPECT_LE(device_.memory_in_use(), kMemory);
+  for (std::size_t i = 0; i < 20'000; ++i) ASSERT_EQ(*memory.word(i * 7919 % (kBlocks * kBlockPages)), i + 1);
+}
+
+TEST_F(EvictionTest, WhatTheHostHasTooGoesWithoutACopy) {
+  TestMemory memory(kPages);
+  for (std::size_t page = 0; page < kMemory / kPageSize / 2; ++page) device_.store(memory.word(page), page);
+  for (std::size_t page = 0; page < kMemory / kPageSize / 2; ++page) ASSERT_EQ(*memory.word(page), page);
+  const std::uint64_t home = statistics().pages_to_host;
+  ASSERT_GT(statistics().pages_duplicated, 0U);
+  for (std::size_t page = 0; page < kMemory / kPageSize * 3 / 4; ++page) {
+    device_.store(memory.word(kPages / 2 + page), page);
+    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
+  }
+  EXPECT_GT(statistics().evictions, 0U);
+  EXPECT_EQ(statistics().pages_to_host, home);
+  for (std::size_t page = 0; page < kMemory / kPageSize / 2; ++page) ASSERT_EQ(*memory.word(page), page);
+}
+
+TEST_F(EvictionTest, CoherentPagesGoHomeToo) {
+  constexpr std::size_t kCoherent = 64;
+  TestMemory memory(kPages);
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    for (std::size_t page = 0; page < kCoherent; ++page) device_.store(memory.word(page), i + page);
+    for (std::size_t page = 0; page < kCoherent; ++page) ASSERT_EQ(*memory.word(page), i + page);
+  }
+  ASSERT_GT(statistics().coherent_upgrades, 0U);
+  for (std::size_t page = kCoherent; page < kPages; ++page) {
+    device_.store(memory.word(page), page);
+    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
+  }
+  for (std::size_t page = 0; page < kCoherent; ++page) ASSERT_EQ(*memory.word(page), 4 + page);
+  for (std::size_t page = kCoherent; page < kPages; ++page) ASSERT_EQ(*memory.word(page), page);
+}
+
+TEST_F(EvictionTest, WhereNothingCanGoTheAccessFailsAndNothingIsLost) {
+  TestMemory memory(4);
+  for (std::size_t page = 0; page < 4; ++page) *memory.word(page) = page;
+  device_.limit_memory(kPageSize);
+  EXPECT_EQ(device_.load(memory.word(0)), 0U);
+  EXPECT_EQ(device_.last_error(), FaultKind::kNone);
+  device_.load(memory.word(1));
+  EXPECT_EQ(device_.last_error(), FaultKind::kOutOfMemory) << "the only other page is of the same block";
+  for (std::size_t page = 0; page < 4; ++page) EXPECT_EQ(*memory.word(page), page);
+}
+
+}  // namespace
+}  // namespace mirrorcl::mirror
