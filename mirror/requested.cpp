@@ -42,6 +42,10 @@ Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
     }
   }
   leave_thread_control_blocks(*block, part, present, &wanted);
+  if (wanted.none()) return Outcome::kDone;
+  block->recently_used = true;
+  const Outcome room = make_room(wanted.count() * kPageSize, *block);
+  if (room != Outcome::kDone) return room == Outcome::kAgain ? Outcome::kAgain : Outcome::kDone;
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
     if (move_in(*block, run, run.first).outcome == Outcome::kAgain) return Outcome::kAgain;
   }
