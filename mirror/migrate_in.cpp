@@ -498,7 +498,7 @@ Verdict Migrator::drop_host_copies(Block& block, PageRun run) noexcept {
     if (gone != 0) block.duplicated_to_device({run.first, gone});
     run = {run.first + gone, run.count - gone};
     if (progress.error == 0) return kServed;
-    if (progress.error == -EAGAIN) {
+    if (progress.error == -EAGAIN || progress.error == -ENOMEM) {
       counters_.add(&Statistics::retries);
       return kTryAgain;
     }
@@ -518,7 +518,7 @@ Verdict Migrator::discard_host_copies(Block& block, PageRun run) noexcept {
   events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
   const int error = agent_.discard(range, events_);
   events_.end_operation();
-  if (error == -EAGAIN || error == -ENOMEM) return kTryAgain;  // ENOMEM: unmapped, its event is on the way
+  if (passes(error)) return kTryAgain;  // ENOMEM also means: unmapped, its event is on the way
   if (error != 0) {
     log_warning("the application's copy of {:#x} cannot be dropped: error {}", range.start, -error);
     return failed(FaultKind::kUnmappable);

@@ -237,7 +237,7 @@ Outcome Migrator::drop_device_copies(Block& block, PageRun run) noexcept {
   on_device([&] { return device_->unmap(range); });
   block.duplicated_to_host(run);
   const int error = host_.write_protect(range, false);
-  if (error == -EAGAIN) return Outcome::kAgain;
+  if (passes(error)) return Outcome::kAgain;
   host_.wake(range);  // also where the mapping is gone: the access finds out
   return Outcome::kDone;
 }
