@@ -43,6 +43,8 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
         Outcome outcome = make_coherent(*block, page);
         if (outcome != Outcome::kFailed) return outcome;
       }
+      // The failed attempt may have taken the application's copy away.
+      if (block->state(page) == PageState::kDevice) return bring_region_home(*block, page, fault.write);
       return end_duplication_on_device(*block, page);
     case PageState::kHost:
     case PageState::kSnapshot:
