@@ -470,7 +470,10 @@ void Migrator::put_copy_back(std::uint64_t address, std::uint64_t staging) noexc
 }
 
 Verdict Migrator::end_duplication_on_host(Block& block, unsigned page, bool mapped) noexcept {
-  const PageMask both = block.duplicated();
+  // No further than the mapping: beside it the application may not write, so the device may not either.
+  const auto mapping = space_.query(block.base() + page * kPageSize);
+  if (!mapping || !mapping->writable()) return kTryAgain;
+  const PageMask both = block.duplicated() & PageMask(block.pages(mapping->range));
   PageRun region = region_around(block, page, block.device(), block.device() | both,
                                  [](const Block& other) { return other.device() == PageMask::all(); });
   if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
