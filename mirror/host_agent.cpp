@@ -68,8 +68,12 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
     }
     if (zero_missing.size == 0) continue;
     for (const HostFault& fault : events.faults()) {
-      if (fault.address >= zero_missing.start && fault.address < zero_missing.end()) {
-        if (host->zero({fault.address, kPageSize}).error == -EEXIST) host->wake({fault.address, kPageSize});
+      if (fault.address < zero_missing.start || fault.address >= zero_missing.end()) continue;
+      const Range page{fault.address, kPageSize};
+      if (fault.write_protected) {
+        host->write_protect(page, false);  // left over from a copy under protection
+      } else if (host->zero(page).error == -EEXIST) {
+        host->wake(page);
       }
     }
   }

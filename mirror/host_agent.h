@@ -31,7 +31,7 @@ class HostAgent {
   // Drops the pages of `range`, locked ones too.
   int discard(Range range, HostEvents& events) noexcept;
   // Gives the application its own writable copy of present pages that it shares with a forked child. Pages that vanish
-  // meanwhile are replaced by zero pages of `host`.
+  // meanwhile are replaced by zero pages of `host`; a write protection left on them is lifted.
   int make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept;
   int unmap(Range range, HostEvents& events) noexcept;
   // Puts references to the pages of `range` into the pipe `write_end`: bytes, or -errno.
