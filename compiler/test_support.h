@@ -32,7 +32,14 @@ class TemporaryFolder {
     EXPECT_NE(mkdtemp(path.data()), nullptr);
     path_ = path;
   }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  ~TemporaryFolder() {
+    // A compiler service that is just ending removes its own folder in it: then there is something to try again.
+    std::error_code error;
+    for (int tries = 0; tries < 100; ++tries) {
+      std::filesystem::remove_all(path_, error);
+      if (!error) return;
+    }
+  }
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   const std::string& path() const { return path_; }
