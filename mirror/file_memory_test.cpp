@@ -21,7 +21,6 @@ namespace mirrorcl::mirror {
 namespace {
 
 using device::FaultKind;
-using Word = std::atomic<std::uint64_t>;
 
 // A file without a name whose page i begins with the word i, and mappings of it.
 class TestFile {
@@ -64,19 +63,7 @@ class TestFile {
 
 constexpr std::size_t kWords = kPageSize / sizeof(std::uint64_t);  // of a page
 
-class FileMemoryTest : public MirrorTest {
- protected:
-  // Both sides see each other's writes.
-  void exchange(std::uint64_t* word, std::uint64_t value) {
-    auto* shared = reinterpret_cast<Word*>(word);
-    shared->store(value);
-    EXPECT_EQ(device_.load(word), value);
-    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
-    device_.store(word, value + 1);
-    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
-    EXPECT_EQ(shared->load(), value + 1);
-  }
-};
+class FileMemoryTest : public MirrorTest {};
 
 TEST_F(FileMemoryTest, InitialisedGlobalsOfALibrary) {
   std::uint64_t* words = test_data();

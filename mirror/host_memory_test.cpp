@@ -19,21 +19,8 @@ namespace mirrorcl::mirror {
 namespace {
 
 using device::FaultKind;
-using Word = std::atomic<std::uint64_t>;
 
-class HostMemoryTest : public MirrorTest {
- protected:
-  // Whatever the address, both sides see each other's writes.
-  void exchange(std::uint64_t* word, std::uint64_t value) {
-    auto* shared = reinterpret_cast<Word*>(word);
-    shared->store(value);
-    EXPECT_EQ(device_.load(word), value);
-    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
-    device_.store(word, value + 1);
-    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
-    EXPECT_EQ(shared->load(), value + 1);
-  }
-};
+class HostMemoryTest : public MirrorTest {};
 
 TEST_F(HostMemoryTest, Heap) {
   std::vector<std::unique_ptr<std::uint64_t>> small;

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -60,6 +61,16 @@ class MirrorTest : public ::testing::Test {
     ASSERT_TRUE(attached.has_value()) << attached.error().message;
   }
   Statistics statistics() const { return mirror_->statistics(); }
+  // Whatever the address, both sides see each other's writes.
+  void exchange(std::uint64_t* word, std::uint64_t value) {
+    std::atomic_ref<std::uint64_t> shared(*word);
+    shared.store(value);
+    EXPECT_EQ(device_.load(word), value);
+    ASSERT_EQ(device_.last_error(), device::FaultKind::kNone);
+    device_.store(word, value + 1);
+    ASSERT_EQ(device_.last_error(), device::FaultKind::kNone);
+    EXPECT_EQ(shared.load(), value + 1);
+  }
 
   FakeDevice& device_ = g_fake_device.emplace();
   std::unique_ptr<Mirror> mirror_;

@@ -17,23 +17,10 @@ namespace mirrorcl::mirror {
 namespace {
 
 using device::FaultKind;
-using Word = std::atomic<std::uint64_t>;
 
 constexpr int kGuardInstall = 102;  // MADV_GUARD_INSTALL, 6.13
 
-class SpecialMemoryTest : public MirrorTest {
- protected:
-  // Both sides see each other's writes.
-  void exchange(std::uint64_t* word, std::uint64_t value) {
-    auto* shared = reinterpret_cast<Word*>(word);
-    shared->store(value);
-    EXPECT_EQ(device_.load(word), value);
-    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
-    device_.store(word, value + 1);
-    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
-    EXPECT_EQ(shared->load(), value + 1);
-  }
-};
+class SpecialMemoryTest : public MirrorTest {};
 
 TEST_F(SpecialMemoryTest, PrivateHugePages) {
   HugePagesOnDemand on_demand;
