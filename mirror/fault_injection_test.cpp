@@ -154,6 +154,21 @@ TEST_F(FaultInjectionTest, PageThatCannotBecomeCoherentMigrates) {
   EXPECT_EQ(statistics().coherent_upgrades, 0U);
 }
 
+// The attempt takes the application's copy away before it fails.
+TEST_F(FaultInjectionTest, DuplicatedPageThatCannotBecomeCoherentGoesHome) {
+  constexpr std::size_t kPages = 64;
+  TestMemory memory(kPages);
+  for (std::uint64_t round = 1; round <= 2; ++round) {
+    for (std::size_t page = 0; page < kPages; ++page) device_.store(memory.word(page), 100 * round + page);
+    for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(*memory.word(page), 100 * round + page);
+  }
+  ASSERT_GT(statistics().pages_duplicated, 0U);
+  inject_once(Injected::kRemap, ENOMEM, 0, 1000);
+  for (std::size_t page = 0; page < kPages; ++page) *memory.word(page) = 300 + page;
+  for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(device_.load(memory.word(page)), 300 + page);
+  EXPECT_EQ(statistics().coherent_upgrades, 0U);
+}
+
 // --- features that a kernel lacks
 
 TEST_F(FaultInjectionTest, KernelWithoutMove) {
