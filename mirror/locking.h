@@ -4,16 +4,17 @@
 //
 // Threads
 //   service thread   owns blocks, userfaultfd, staging, the device. Everything marked "Locking: service thread only".
-//   Never waits for
-//                    anything but (1) epoll and (2) the host agent, and while it waits for the agent it reads events.
+//                    Never waits for anything but (1) epoll, (2) the host agent, and while it waits for the agent it
+//                    reads events, (3) the copy threads.
 //   host agent       makes the one system call it is given, and may block in the kernel until the service thread has
-//   read the
-//                    event of that call. Touches nothing else.
+//                    read the event of that call. Touches nothing else.
+//   copy threads     copy contents while the service thread does the same and then waits for them (CopyThreads). Change
+//                    no state, and read no events.
 //   application      posts requests (ServiceThread::request), reads statistics and the event sequence
-//   (HostEvents::wait_settled).
+//                    (HostEvents::wait_settled).
 //
-// The two pinned threads take no locks, and touch no memory outside of the window and the driver's own segments: no
-// malloc, no stdio, no thread-local variables. Their memory comes from PinnedArena.
+// The pinned threads take no locks, and touch no memory outside of the window and the driver's own segments: no malloc,
+// no stdio, no thread-local variables. Their memory comes from PinnedArena.
 //
 // Locks of application threads, in the order in which they may be taken; the service thread takes none of them, so a
 // thread that holds one may fault on a page that is away

@@ -329,13 +329,9 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
   }
   const PageMask holes = PageMask(run) & ~contents;
   // Counted before the device goes on, so that whoever waits for the device sees it.
-  const auto count = [&](std::uint64_t pages, std::uint64_t zeros) {
-    counters_.add(&Statistics::pages_to_device, pages);
-    counters_.add(&Statistics::bytes_to_device, pages * kPageSize);
-    counters_.add(&Statistics::pages_zero_filled, zeros);
-  };
-  const std::uint64_t promised = contents.count();
-  count(promised, run.count - promised);
+  counters_.add(&Statistics::pages_to_device, contents.count());
+  counters_.add(&Statistics::bytes_to_device, contents.count() * kPageSize);
+  counters_.add(&Statistics::pages_zero_filled, run.count - contents.count());
   PageMask copied;
   std::atomic<int> error{0};
   const auto copy = [&](PageRun part) {
@@ -350,11 +346,7 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
       }
     }
   };
-  if (device_->capabilities().parallel_copies) {
-    copy_in_parts(run, urgent, copy);
-  } else {
-    copy(run);
-  }
+  copy_in_parts(run, urgent, copy);
   while (error.load(std::memory_order_relaxed) == -EAGAIN) {
     counters_.add(&Statistics::retries);
     events_.read_pending();
@@ -376,8 +368,6 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
   block.granted_ns = now_ns();
   if (failure == 0) return kServed;
 
-  const std::uint64_t done = copied.count();
-  count(done - promised, taken.count() - done - (run.count - promised));  // modulo 2^64: takes back
   const PageMask refused = PageMask(run) & ~taken;
   for (PageRun part = refused.next_run(0); part.count != 0; part = refused.next_run(part.end())) {
     on_device([&] { return device_->unmap(block.range(part)); });

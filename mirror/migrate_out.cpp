@@ -180,11 +180,7 @@ Outcome Migrator::move_out(Block& block, PageRun run, unsigned urgent, Leave lea
   if (on_device([&] { return device_->protect(block.range(run), Access::kRead); }) != 0) return Outcome::kAgain;
   Homecoming home;
   const auto copy = [&](PageRun part) { copy_home(block, part, leave, &home); };
-  if (device_->capabilities().parallel_copies) {
-    copy_in_parts(run, urgent, copy);
-  } else {
-    copy(run);
-  }
+  copy_in_parts(run, urgent, copy);
   const PageMask away = PageMask(run) & ~home.arrived & ~home.skipped;
   const PageMask copied = home.arrived;
   const PageMask left_device = leave == Leave::kCopy ? home.skipped : home.arrived | home.skipped;

@@ -192,8 +192,8 @@ class Migrator {
   int replace_mapping(Range range, Backing backing) noexcept;
   void find_thread_control_blocks(Block& block, PageRun run) noexcept;
 
-  // Splits `run` into parts and calls copy(PageRun) for each, on several CPUs if it is large; the part with `urgent`
-  // first. A part's pages share no word of a PageMask with another part's.
+  // Splits `run` into parts and calls copy(PageRun) for each, on several CPUs if the device allows it; the part with
+  // `urgent` first. A part's pages share no word of a PageMask with another part's.
   template <typename Copy>
   void copy_in_parts(PageRun run, unsigned urgent, Copy copy) noexcept;
   bool discard_is_recent(const Block& block) const noexcept;
@@ -256,6 +256,7 @@ PageRun Migrator::region_around(const Block& block, unsigned page, const PageMas
 
 template <typename Copy>
 void Migrator::copy_in_parts(PageRun run, unsigned urgent, Copy copy) noexcept {
+  if (!device_->capabilities().parallel_copies) return copy(run);
   constexpr unsigned kPartPages = 64;
   const unsigned first = run.first / kPartPages;
   const unsigned parts = (run.end() - 1) / kPartPages - first + 1;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that never migrates: the window's pinned region. The service thread and the host agent have their stacks and
-// all their data here, so that serving a fault cannot itself fault on a page that is away.
+// Memory that never migrates: the window's pinned region. The service thread, the host agent and the copy threads have
+// their stacks and all their data here, so that serving a fault cannot itself fault on a page that is away.
 #pragma once
 
 #include <pthread.h>

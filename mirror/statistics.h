@@ -12,7 +12,7 @@ struct Statistics {
   std::uint64_t device_faults_failed;  // answered with an error
   std::uint64_t cpu_faults;            // faults of the application's threads on pages away from the host
   std::uint64_t replays;               // device accesses released after service
-  std::uint64_t pages_to_device;       // pages whose contents were copied to device memory
+  std::uint64_t pages_to_device;       // pages whose contents were copied to device memory, or refused by it
   std::uint64_t bytes_to_device;
   std::uint64_t pages_zero_filled;  // pages the host never touched, given to the device without a copy
   std::uint64_t pages_to_host;      // pages copied back
