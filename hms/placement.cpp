@@ -421,6 +421,12 @@ const char* text_of(Reason reason) noexcept {
       return "the page cannot be moved, so it is mapped where it is";
     case Reason::kUnreachable:
       return "the page cannot be moved, and who asks cannot use it where it is";
+    case Reason::kReadInBulk:
+      return "many pages are read in one go, likely results, so both sides have copies";
+    case Reason::kWritten:
+      return "one side writes the page, so the other's copy goes";
+    case Reason::kAsked:
+      return "the program asked for it, or a command or a fork needs it there";
   }
   return "?";
 }

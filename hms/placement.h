@@ -152,6 +152,7 @@ struct PlacementRequest {
   PlacementRules rules{};
 };
 
+// Its numbers are published (live_layout.h).
 enum class Action : std::uint8_t {
   kMap,        // the page stays and the requester gets a mapping of it
   kMove,       // the page goes to the target, or is allocated there
@@ -161,6 +162,7 @@ enum class Action : std::uint8_t {
   kFail,       // cannot be served: the page cannot move and not be mapped
 };
 
+// Its numbers are published (live_layout.h): new ones come last.
 enum class Reason : std::uint8_t {
   kBound,           // the policy's first bound target with room
   kBoundHere,       // lives in a bound target
@@ -180,6 +182,9 @@ enum class Reason : std::uint8_t {
   kEvicted,         // must leave a full target
   kImmovable,       // cannot move: mapped where it is
   kUnreachable,     // cannot move and cannot be mapped
+  kReadInBulk,      // results, likely: the reader gets copies, and where they live keeps its own
+  kWritten,         // the copies of the other side go, because this one writes
+  kAsked,           // hbind(), fork, or a command of the driver
 };
 // A sentence without a full stop, for a person.
 HMS_API const char* text_of(Reason reason) noexcept;

@@ -3,6 +3,8 @@
 
 #include <cassert>
 
+#include "mirror/live.h"
+
 namespace mirrorcl::mirror {
 
 const char* page_state_name(PageState state) noexcept {
@@ -36,62 +38,78 @@ PageState Block::state(unsigned page) const {
   return PageState::kHost;
 }
 
+void Block::show() const noexcept {
+  if (shown == nullptr) return;
+  const auto pages = [](const PageMask& mask) { return static_cast<std::uint16_t>(mask.count()); };
+  Live::show_pages(*shown, 0, {pages(device_), pages(duplicated_), pages(coherent_), pages(snapshot_)});
+}
+
 void Block::host_to_device(PageRun run) {
   assert(in_device_memory().none_of(run) && registered_.all_of(run));
   device_.set(run);
   returned_.clear(run);
   discarding_.clear(run);
+  show();
 }
 
 void Block::device_to_host(PageRun run) {
   assert(device_.all_of(run));
   device_.clear(run);
   returned_.set(run);
+  show();
 }
 
 void Block::device_to_duplicated(PageRun run) {
   assert(device_.all_of(run));
   device_.clear(run);
   duplicated_.set(run);
+  show();
 }
 
 void Block::duplicated_to_device(PageRun run) {
   assert(duplicated_.all_of(run));
   duplicated_.clear(run);
   device_.set(run);
+  show();
 }
 
 void Block::duplicated_to_host(PageRun run) {
   assert(duplicated_.all_of(run));
   duplicated_.clear(run);
   returned_.set(run);
+  show();
 }
 
 void Block::device_to_coherent(PageRun run) {
   assert(device_.all_of(run));
   device_.clear(run);
   coherent_.set(run);
+  show();
 }
 
 void Block::coherent_to_device(PageRun run) {
   assert(coherent_.all_of(run));
   coherent_.clear(run);
   device_.set(run);
+  show();
 }
 
 void Block::host_to_snapshot(PageRun run) {
   assert(in_device_memory().none_of(run));
   snapshot_.set(run);
+  show();
 }
 
 void Block::snapshot_to_host(PageRun run) {
   assert(snapshot_.all_of(run));
   snapshot_.clear(run);
+  show();
 }
 
 void Block::device_to_discarded(PageRun run) {
   assert(device_.all_of(run));
   device_.clear(run);
+  show();
 }
 
 void Block::mark_unregistered(PageRun run) {
@@ -116,6 +134,7 @@ void Block::forget(PageRun run) {
   discarding_.clear(run);
   stays_private_.clear(run);
   if (returns != nullptr) returns->forget(run);
+  show();
 }
 
 }  // namespace mirrorcl::mirror

@@ -22,6 +22,7 @@
 
 #include <cstdint>
 
+#include "hms/live_layout.h"
 #include "mirror/device/operations.h"
 #include "mirror/page_mask.h"
 #include "mirror/policy.h"
@@ -98,8 +99,12 @@ class Block {
   std::uint64_t granted_ns = 0;
   // Lazily attached by the migrator; null until a page has returned.
   ReturnCounter* returns = nullptr;
+  // Where other processes see how many pages are where; null: nowhere.
+  hms::live::Block* shown = nullptr;
 
  private:
+  void show() const noexcept;
+
   std::uint64_t base_;
   PageMask registered_;
   PageMask device_;

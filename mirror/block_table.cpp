@@ -32,6 +32,7 @@ Block& BlockTable::find_or_create(std::uint64_t address) {
   Block*& block = leaf->blocks[index % kLeafSize];
   if (block == nullptr) {
     block = new (memory_->allocate(sizeof(Block), alignof(Block))) Block(block_down(address));
+    if (live_ != nullptr) block->shown = live_->list_block(block->base());
     ++leaf->used;
     ++size_;
   }
@@ -43,6 +44,7 @@ void BlockTable::remove_if_empty(Block& block) {
   std::uint64_t index = block.base() / kBlockSize;
   Leaf* leaf = leaves_[index / kLeafSize];
   leaf->blocks[index % kLeafSize] = nullptr;
+  if (live_ != nullptr) live_->unlist_block(block.shown);
   --leaf->used;
   --size_;
   if (block.returns != nullptr) memory_->deallocate(block.returns, sizeof(ReturnCounter), alignof(ReturnCounter));

@@ -10,12 +10,14 @@
 #include <memory_resource>
 
 #include "mirror/block.h"
+#include "mirror/live.h"
 
 namespace mirrorcl::mirror {
 
 class BlockTable {
  public:
-  explicit BlockTable(std::pmr::memory_resource* memory) : memory_(memory) {}
+  // `live`: where the blocks are shown to other processes; null: nowhere.
+  explicit BlockTable(std::pmr::memory_resource* memory, Live* live = nullptr) : memory_(memory), live_(live) {}
   BlockTable(const BlockTable&) = delete;
   BlockTable& operator=(const BlockTable&) = delete;
 
@@ -55,6 +57,7 @@ class BlockTable {
   };
 
   std::pmr::memory_resource* memory_;
+  Live* live_;
   std::array<Leaf*, kLeafCount> leaves_{};
   std::size_t size_ = 0;
 };

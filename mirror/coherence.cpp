@@ -117,6 +117,7 @@ Outcome Migrator::make_run_coherent(Block& block, PageRun run) noexcept {
   block.device_to_coherent(run);
   watch(range, PROT_READ | PROT_WRITE);
   counters_.add(&Statistics::coherent_upgrades, run.count);
+  note(range, hms::Action::kShare, Live::To::kDevice, hms::Reason::kBackAndForth);
   // Spares the application a fault per page; if events stand in the way, it takes them.
   if (host_.install(range).error != 0) host_.wake(range);
   grant(range, Access::kReadWrite);

@@ -40,7 +40,9 @@ Outcome Migrator::make_room(std::uint64_t bytes, const Block& keep) noexcept {
     clock_hand_ = block->base() + kBlockSize;
     const unsigned pages = block->in_device_memory().count();
     if (block == &keep || pages == 0 || std::exchange(block->recently_used, false)) continue;
+    const Cause cause = std::exchange(cause_, {cause_.requester, cause_.access, hms::Reason::kEvicted});
     const Outcome outcome = bring_home(block->range());
+    cause_ = cause;
     if (outcome == Outcome::kAgain) return Outcome::kAgain;
     if (outcome == Outcome::kFailed) continue;
     freed += pages;

@@ -30,6 +30,8 @@ Verdict failed(FaultKind kind) {
 
 Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
   replay_uncounted_ = true;
+  cause_ = {hms::live::device_initiator(0), fault.access == Access::kRead ? hms::Access::kRead : hms::Access::kWrite,
+            hms::Reason::kOnlyWay};
   wanted_for_writing_ = fault.access == Access::kRead ? 0 : fault.address;
   std::uint64_t address = fault.address;
   if (address < window::kUserSpaceStart || address >= window::kUserSpaceEnd || window::kWindow.contains(address)) {
@@ -332,6 +334,9 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
   counters_.add(&Statistics::pages_to_device, contents.count());
   counters_.add(&Statistics::bytes_to_device, contents.count() * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - contents.count());
+  live_.note_migration(Live::To::kDevice, run.count, contents.count() * kPageSize);
+  note(block.range(run), hms::Action::kMove, Live::To::kDevice,
+       contents.none() ? hms::Reason::kFirstTouch : cause_.reason);
   PageMask copied;
   std::atomic<int> error{0};
   const auto copy = [&](PageRun part) {
@@ -420,6 +425,8 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);
+  live_.note_migration(Live::To::kDevice, run.count, copied * kPageSize);
+  note(range, hms::Action::kMove, Live::To::kDevice, copied == 0 ? hms::Reason::kFirstTouch : cause_.reason);
   grant(range, Access::kReadWrite);
   host_.wake(range);
   return kServed;
@@ -474,6 +481,9 @@ Verdict Migrator::end_duplication_on_host(Block& block, unsigned page, bool mapp
     verdict = drop_host_copies(block, run);
   }
   const PageMask writable = wanted & block.device();
+  for (PageRun run = writable.next_run(0); run.count != 0; run = writable.next_run(run.end())) {
+    note(block.range(run), hms::Action::kMove, Live::To::kDevice, hms::Reason::kWritten);
+  }
   count_replay();
   if (!mapped && writable.test(page)) grant(block.range(PageRun{page, 1}), Access::kReadWrite);
   for (PageRun run = writable.next_run(0); run.count != 0; run = writable.next_run(run.end())) {
@@ -554,6 +564,7 @@ Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& 
   }
   block.host_to_snapshot(run);
   counters_.add(&Statistics::snapshot_pages, run.count);
+  note(range, hms::Action::kDuplicate, Live::To::kDevice, hms::Reason::kImmovable);
   snapshot_blocks_.push_back(block.base());
   has_snapshots_.store(true, std::memory_order_release);
   grant(range, Access::kRead);

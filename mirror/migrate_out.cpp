@@ -14,6 +14,7 @@ constexpr std::uint64_t kMinimumStayNs = 200'000;
 }  // namespace
 
 Outcome Migrator::serve_host(const HostFault& fault) noexcept {
+  cause_ = {hms::live::kHostThreads, fault.write ? hms::Access::kWrite : hms::Access::kRead, hms::Reason::kOnlyWay};
   Block* block = blocks_.find(fault.address);
   unsigned page = page_in_block(fault.address);
   Range range{fault.address, kPageSize};
@@ -193,6 +194,9 @@ Outcome Migrator::move_out(Block& block, PageRun run, unsigned urgent, Leave lea
     counters_.add(&Statistics::pages_to_host, done.count);
     counters_.add(&Statistics::bytes_to_host, done.count * kPageSize);
     if (leave == Leave::kCopy) counters_.add(&Statistics::pages_duplicated, done.count);
+    live_.note_migration(Live::To::kHost, done.count, done.count * kPageSize);
+    note(block.range(done), leave == Leave::kCopy ? hms::Action::kDuplicate : hms::Action::kMove, Live::To::kHost,
+         leave == Leave::kCopy ? hms::Reason::kReadInBulk : cause_.reason);
   }
   const PageMask done = home.arrived | home.skipped;
   for (PageRun part = done.next_run(0); part.count != 0; part = done.next_run(part.end())) {
@@ -220,6 +224,7 @@ Outcome Migrator::end_duplication_on_device(Block& block, unsigned page) noexcep
   });
   if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
   const PageMask wanted = PageMask(region) & block.duplicated();
+  cause_.reason = hms::Reason::kWritten;
   Outcome outcome = Outcome::kDone;
   for (PageRun run = wanted.next_run(0); run.count != 0 && outcome == Outcome::kDone;
        run = wanted.next_run(run.end())) {
@@ -234,6 +239,7 @@ Outcome Migrator::drop_device_copies(Block& block, PageRun run) noexcept {
   const Range range = block.range(run);
   on_device([&] { return device_->unmap(range); });
   block.duplicated_to_host(run);
+  note(range, hms::Action::kMove, Live::To::kHost, cause_.reason);
   const int error = host_.write_protect(range, false);
   if (passes(error)) return Outcome::kAgain;
   host_.wake(range);  // also where the mapping is gone: the access finds out

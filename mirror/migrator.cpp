@@ -5,6 +5,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include <utility>
+
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
@@ -39,17 +41,17 @@ std::uint64_t now_ns() noexcept {
 }
 
 Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent,
-                   CopyThreads& copiers, Counters& counters, const MirrorOptions& options,
-                   std::pmr::memory_resource* memory)
+                   CopyThreads& copiers, Live& live, const MirrorOptions& options, std::pmr::memory_resource* memory)
     : host_(host),
       space_(space),
       events_(events),
       agent_(agent),
       copiers_(copiers),
-      counters_(counters),
+      live_(live),
+      counters_(live.counters()),
       options_(options),
       memory_(memory),
-      blocks_(memory),
+      blocks_(memory, &live),
       staging_(host, copiers),
       snapshot_blocks_(memory),
       moved_pages_(memory) {}
@@ -59,6 +61,14 @@ Result<void> Migrator::open() {
   coherent_mappings_limit_ = read_max_map_count() / 4;
   bounce_ = static_cast<char*>(memory_->allocate(kBlockSize, kPageSize));
   return staging_.open();
+}
+
+void Migrator::note(Range range, hms::Action action, Live::To to, hms::Reason reason) noexcept {
+  hms::Uid from = hms::live::kHostMemory;
+  hms::Uid target = hms::live::device_memory(0);
+  if (to == Live::To::kHost) std::swap(from, target);
+  if (reason == hms::Reason::kFirstTouch) from = hms::live::kNowhere;
+  live_.note_decision({range, cause_.requester, from, target, cause_.access, action, reason});
 }
 
 bool Migrator::discard_is_recent(const Block& block) const noexcept {

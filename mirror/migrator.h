@@ -21,10 +21,10 @@
 #include "mirror/address_space.h"
 #include "mirror/block_table.h"
 #include "mirror/copy_threads.h"
-#include "mirror/counters.h"
 #include "mirror/host_agent.h"
 #include "mirror/host_events.h"
 #include "mirror/layout_watch.h"
+#include "mirror/live.h"
 #include "mirror/mirror.h"
 #include "mirror/page_pipe.h"
 #include "mirror/staging.h"
@@ -50,7 +50,7 @@ inline constexpr unsigned kBulkPages = 16;
 class Migrator {
  public:
   Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent,
-           CopyThreads& copiers, Counters& counters, const MirrorOptions& options, std::pmr::memory_resource* memory);
+           CopyThreads& copiers, Live& live, const MirrorOptions& options, std::pmr::memory_resource* memory);
   // Maps what it needs of the window and reads system limits. Before the threads start.
   Result<void> open();
 
@@ -63,6 +63,8 @@ class Migrator {
   Verdict serve_device(const DeviceFault& fault) noexcept;
   Outcome serve_host(const HostFault& fault) noexcept;
 
+  // What follows is done because a program asks for it.
+  void begin_request() noexcept { cause_ = Cause{}; }
   // Takes the pages of `range` that can be moved to the device, faults or not.
   Outcome bring_in(Range range, Untouched untouched) noexcept;
   // The pages of the block around `block_address` that live on the device, or on both sides.
@@ -192,6 +194,15 @@ class Migrator {
   int replace_mapping(Range range, Backing backing) noexcept;
   void find_thread_control_blocks(Block& block, PageRun run) noexcept;
 
+  // What the operation at hand is for.
+  struct Cause {
+    hms::Uid requester = hms::live::kHostThreads;
+    hms::Access access = hms::Access::kRead;
+    hms::Reason reason = hms::Reason::kAsked;  // of the moves that it makes
+  };
+  // Tells other processes what has been done with `range`, by the mirror's own rules.
+  void note(Range range, hms::Action action, Live::To to, hms::Reason reason) noexcept;
+
   // Splits `run` into parts and calls copy(PageRun) for each, on several CPUs if the device allows it; the part with
   // `urgent` first. A part's pages share no word of a PageMask with another part's.
   template <typename Copy>
@@ -206,6 +217,7 @@ class Migrator {
   HostEvents& events_;
   HostAgent& agent_;
   CopyThreads& copiers_;
+  Live& live_;
   Counters& counters_;
   MirrorOptions options_;
   std::pmr::memory_resource* memory_;
@@ -229,6 +241,7 @@ class Migrator {
   std::uint64_t wanted_for_writing_ = 0;  // the page of the write that is being served; 0: it is a read
   std::uint64_t pinned_page_ = 0;         // the last one that such a write could not have, and since when
   std::uint64_t pinned_since_ns_ = 0;
+  Cause cause_;
   bool replay_uncounted_ = false;  // a device access is being served and has not been let go yet
 };
 

@@ -20,8 +20,10 @@ ServiceThread::ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace 
     : arena_(arena),
       host_(std::move(host)),
       space_(std::move(space)),
+      live_(arena),
+      counters_(live_.counters()),
       events_(host_, &arena),
-      migrator_(host_, space_, events_, agent_, copiers_, counters_, options, &arena),
+      migrator_(host_, space_, events_, agent_, copiers_, live_, options, &arena),
       notifier_(events_, migrator_),
       device_faults_(&arena) {
   device_faults_.reserve(256);
@@ -61,6 +63,7 @@ void ServiceThread::close_in_child() noexcept {
   wakeup_.reset();
   host_ = Userfaultfd();
   space_.close();
+  live_.close_in_child();
   agent_.close_in_child();
 }
 
@@ -97,6 +100,7 @@ int ServiceThread::request(const Request& request, PageMask* pages) noexcept {
 void ServiceThread::run() noexcept {
   while (!stop_) {
     wait();
+    live_.begin(now_ns());
     notifier_.apply_pending();
     retry_ = false;
     serve_requests();
@@ -140,12 +144,14 @@ void ServiceThread::wait() noexcept {
 
 void ServiceThread::serve_host_faults() noexcept {
   auto& faults = events_.faults();
+  if (!faults.empty()) live_.begin(now_ns());
   // Serving may append to the list, when the agent is waited for.
   std::size_t kept = 0;
   for (std::size_t i = 0; i < faults.size(); ++i) {
     HostFault fault = faults[i];
     counters_.add(&Statistics::cpu_faults);
     Outcome outcome = migrator_.serve_host(fault);
+    live_.note_try(Live::Fault::kCpu, outcome == Outcome::kDone, now_ns());
     if (outcome == Outcome::kAgain) {
       retry_ = true;
       faults[kept++] = fault;
@@ -175,10 +181,12 @@ void ServiceThread::serve_device_faults() noexcept {
     for (int i = 0; i < count; ++i) device_faults_.push_back(fresh[i]);
     if (count > 0) counters_.add(&Statistics::device_faults, static_cast<std::uint64_t>(count));
   }
+  if (!device_faults_.empty()) live_.begin(now_ns());
   std::size_t kept = 0;
   for (std::size_t i = 0; i < device_faults_.size(); ++i) {
     DeviceFault fault = device_faults_[i];
     Verdict verdict = events_.has_events() ? Verdict{Outcome::kAgain} : migrator_.serve_device(fault);
+    live_.note_try(Live::Fault::kDevice, verdict.outcome == Outcome::kDone, now_ns());
     switch (verdict.outcome) {
       case Outcome::kDone:
         break;
@@ -221,6 +229,7 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
   bool first = slot.state.load(std::memory_order_relaxed) == Slot::kPosted;
   slot.state.store(Slot::kServing, std::memory_order_relaxed);
   slot.result = 0;
+  migrator_.begin_request();
   switch (slot.request.kind) {
     case Request::Kind::kAttach:
       slot.result = attach(slot.request.device);

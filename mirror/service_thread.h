@@ -9,6 +9,7 @@
 
 #include "base/futex.h"
 #include "base/unique_fd.h"
+#include "mirror/live.h"
 #include "mirror/migrator.h"
 #include "mirror/notifier.h"
 #include "mirror/pinned_arena.h"
@@ -45,7 +46,9 @@ class ServiceThread {
   void drain_events() noexcept { events_.wait_settled(); }
   bool has_snapshots() const noexcept { return migrator_.has_snapshots(); }
   bool layout_unchanged() noexcept { return migrator_.layout_unchanged(); }
-  Statistics statistics() const noexcept { return counters_.read(); }
+  Statistics statistics() const noexcept { return live_.counters().read(); }
+  // One thread at a time.
+  Live& live() noexcept { return live_; }
   // After kStop: waits until both threads have ended.
   void join() noexcept;
   // In the child of a fork, where the threads do not exist: closes what would keep the parent's objects alive.
@@ -85,7 +88,8 @@ class ServiceThread {
   PinnedArena& arena_;
   Userfaultfd host_;
   AddressSpace space_;
-  Counters counters_;
+  Live live_;
+  Counters& counters_;
   HostEvents events_;
   HostAgent agent_;
   CopyThreads copiers_;

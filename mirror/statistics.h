@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the mirror has done since it started. Counters only grow. Kept in the window, written by the service thread,
-// readable at any time from any thread without a lock.
+// readable at any time from any thread without a lock, and from other processes (mirror/live.h). A new one needs its
+// name in counters.cpp.
 #pragma once
 
 #include <cstdint>
