@@ -30,86 +30,99 @@ PageRun Block::pages(Range range) const {
   return {page_in_block(start), static_cast<unsigned>((end - start) / kPageSize)};
 }
 
+PageMask Block::on_any(PageMask OnDevice::*mask) const {
+  PageMask any = on_[0].*mask;
+  for (unsigned device = 1; device < kMaxDevices; ++device) any |= on_[device].*mask;
+  return any;
+}
+
+unsigned Block::owner(unsigned page) const {
+  unsigned device = 0;
+  while (device < kMaxDevices && !on_[device].device.test(page) && !on_[device].coherent.test(page)) ++device;
+  return device;
+}
+
 PageState Block::state(unsigned page) const {
-  if (device_.test(page)) return PageState::kDevice;
-  if (duplicated_.test(page)) return PageState::kDuplicated;
-  if (coherent_.test(page)) return PageState::kCoherent;
-  if (snapshot_.test(page)) return PageState::kSnapshot;
+  if (device().test(page)) return PageState::kDevice;
+  if (duplicated().test(page)) return PageState::kDuplicated;
+  if (coherent().test(page)) return PageState::kCoherent;
+  if (snapshot().test(page)) return PageState::kSnapshot;
   return PageState::kHost;
 }
 
-void Block::show() const noexcept {
+void Block::show(unsigned device) const noexcept {
   if (shown == nullptr) return;
   const auto pages = [](const PageMask& mask) { return static_cast<std::uint16_t>(mask.count()); };
-  Live::show_pages(*shown, 0, {pages(device_), pages(duplicated_), pages(coherent_), pages(snapshot_)});
+  const OnDevice& on = on_[device];
+  Live::show_pages(*shown, device, {pages(on.device), pages(on.duplicated), pages(on.coherent), pages(on.snapshot)});
 }
 
-void Block::host_to_device(PageRun run) {
+void Block::host_to_device(unsigned device, PageRun run) {
   assert(in_device_memory().none_of(run) && registered_.all_of(run));
-  device_.set(run);
+  on_[device].device.set(run);
   returned_.clear(run);
   discarding_.clear(run);
-  show();
+  show(device);
 }
 
-void Block::device_to_host(PageRun run) {
-  assert(device_.all_of(run));
-  device_.clear(run);
+void Block::device_to_host(unsigned device, PageRun run) {
+  assert(on_[device].device.all_of(run));
+  on_[device].device.clear(run);
   returned_.set(run);
-  show();
+  show(device);
 }
 
-void Block::device_to_duplicated(PageRun run) {
-  assert(device_.all_of(run));
-  device_.clear(run);
-  duplicated_.set(run);
-  show();
+void Block::device_to_duplicated(unsigned device, PageRun run) {
+  assert(on_[device].device.all_of(run));
+  on_[device].device.clear(run);
+  on_[device].duplicated.set(run);
+  show(device);
 }
 
-void Block::duplicated_to_device(PageRun run) {
-  assert(duplicated_.all_of(run));
-  duplicated_.clear(run);
-  device_.set(run);
-  show();
+void Block::duplicated_to_device(unsigned device, PageRun run) {
+  assert(on_[device].duplicated.all_of(run));
+  on_[device].duplicated.clear(run);
+  on_[device].device.set(run);
+  show(device);
 }
 
-void Block::duplicated_to_host(PageRun run) {
-  assert(duplicated_.all_of(run));
-  duplicated_.clear(run);
+void Block::duplicated_to_host(unsigned device, PageRun run) {
+  assert(on_[device].duplicated.all_of(run));
+  on_[device].duplicated.clear(run);
   returned_.set(run);
-  show();
+  show(device);
 }
 
-void Block::device_to_coherent(PageRun run) {
-  assert(device_.all_of(run));
-  device_.clear(run);
-  coherent_.set(run);
-  show();
+void Block::device_to_coherent(unsigned device, PageRun run) {
+  assert(on_[device].device.all_of(run));
+  on_[device].device.clear(run);
+  on_[device].coherent.set(run);
+  show(device);
 }
 
-void Block::coherent_to_device(PageRun run) {
-  assert(coherent_.all_of(run));
-  coherent_.clear(run);
-  device_.set(run);
-  show();
+void Block::coherent_to_device(unsigned device, PageRun run) {
+  assert(on_[device].coherent.all_of(run));
+  on_[device].coherent.clear(run);
+  on_[device].device.set(run);
+  show(device);
 }
 
-void Block::host_to_snapshot(PageRun run) {
-  assert(in_device_memory().none_of(run));
-  snapshot_.set(run);
-  show();
+void Block::host_to_snapshot(unsigned device, PageRun run) {
+  assert(needs_tracking().none_of(run) && on_[device].snapshot.none_of(run));
+  on_[device].snapshot.set(run);
+  show(device);
 }
 
-void Block::snapshot_to_host(PageRun run) {
-  assert(snapshot_.all_of(run));
-  snapshot_.clear(run);
-  show();
+void Block::snapshot_to_host(unsigned device, PageRun run) {
+  assert(on_[device].snapshot.all_of(run));
+  on_[device].snapshot.clear(run);
+  show(device);
 }
 
-void Block::device_to_discarded(PageRun run) {
-  assert(device_.all_of(run));
-  device_.clear(run);
-  show();
+void Block::device_to_discarded(unsigned device, PageRun run) {
+  assert(on_[device].device.all_of(run));
+  on_[device].device.clear(run);
+  show(device);
 }
 
 void Block::mark_unregistered(PageRun run) {
@@ -125,16 +138,18 @@ void Block::mark_discarding(const PageMask& pages, std::uint64_t now_ns) {
 }
 
 void Block::forget(PageRun run) {
+  for (OnDevice& on : on_) {
+    on.device.clear(run);
+    on.duplicated.clear(run);
+    on.coherent.clear(run);
+    on.snapshot.clear(run);
+  }
   registered_.clear(run);
-  device_.clear(run);
-  duplicated_.clear(run);
-  coherent_.clear(run);
-  snapshot_.clear(run);
   returned_.clear(run);
   discarding_.clear(run);
   stays_private_.clear(run);
   if (returns != nullptr) returns->forget(run);
-  show();
+  for (unsigned device = 0; device < kMaxDevices; ++device) show(device);
 }
 
 }  // namespace mirrorcl::mirror

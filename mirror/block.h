@@ -14,12 +14,16 @@
 //   snapshot   A's own page, and a  snapshot              native                   reads native (the copy may be old),
 //              read-only copy                                                      writes fault
 //
+// There may be several devices. A page is in state device or coherent on one of them at most; copies (duplicates and
+// snapshots) may be on several. The masks are kept per device; the questions without a device concern any of them.
+//
 // Transitions are named after where the pages come from and go to, and assert their predecessor. Nothing else changes
 // the masks.
 //
 // Locking: service thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "hms/live_layout.h"
@@ -28,6 +32,12 @@
 #include "mirror/policy.h"
 
 namespace mirrorcl::mirror {
+
+// Devices that one mirror serves at once.
+inline constexpr unsigned kMaxDevices = 4;
+// A set bit means: the device of that index.
+using DeviceSet = std::uint8_t;
+inline constexpr DeviceSet kAllDevices = (1U << kMaxDevices) - 1;
 
 enum class PageState : std::uint8_t { kHost, kDevice, kDuplicated, kCoherent, kSnapshot };
 const char* page_state_name(PageState state) noexcept;
@@ -48,14 +58,27 @@ class Block {
   // A set bit means: the page's host range is registered with the application's userfaultfd, so that a missing page
   // faults to the service thread. A cleared bit: accesses to missing pages are the kernel's business.
   const PageMask& registered() const { return registered_; }
-  // A set bit means: the contents are in device memory only; the host has no page.
-  const PageMask& device() const { return device_; }
-  // A set bit means: device memory and the host's page hold the same; both are write-protected.
-  const PageMask& duplicated() const { return duplicated_; }
-  // A set bit means: the page is device memory, mapped into the application at the same address.
-  const PageMask& coherent() const { return coherent_; }
-  // A set bit means: device memory holds a read-only copy of memory that cannot be mirrored.
-  const PageMask& snapshot() const { return snapshot_; }
+  // A set bit means: the contents are in this device's memory only; the host has no page.
+  const PageMask& device(unsigned device) const { return on_[device].device; }
+  // A set bit means: this device's memory and the host's page hold the same; both are write-protected.
+  const PageMask& duplicated(unsigned device) const { return on_[device].duplicated; }
+  // A set bit means: the page is this device's memory, mapped into the application at the same address.
+  const PageMask& coherent(unsigned device) const { return on_[device].coherent; }
+  // A set bit means: this device's memory holds a read-only copy of memory that cannot be mirrored.
+  const PageMask& snapshot(unsigned device) const { return on_[device].snapshot; }
+  // Pages that hold anything in this device's memory.
+  PageMask in_memory_of(unsigned device) const {
+    const OnDevice& on = on_[device];
+    return on.device | on.duplicated | on.coherent | on.snapshot;
+  }
+  // The device in whose memory `page` is in state device or coherent; kMaxDevices: none.
+  unsigned owner(unsigned page) const;
+
+  // On any device.
+  PageMask device() const { return on_any(&OnDevice::device); }
+  PageMask duplicated() const { return on_any(&OnDevice::duplicated); }
+  PageMask coherent() const { return on_any(&OnDevice::coherent); }
+  PageMask snapshot() const { return on_any(&OnDevice::snapshot); }
   // A set bit means: the page came home from a device and has not gone back since.
   const PageMask& returned() const { return returned_; }
   // A set bit means: the application discards this host page (MADV_DONTNEED), but the kernel may not have done it yet.
@@ -64,25 +87,25 @@ class Block {
   // kernel finds by the kind of memory.
   const PageMask& stays_private() const { return stays_private_; }
   // Pages that hold anything in device memory.
-  PageMask in_device_memory() const { return device_ | duplicated_ | coherent_ | snapshot_; }
+  PageMask in_device_memory() const { return needs_tracking() | snapshot(); }
   // Pages whose host range must stay registered, or an access of the application would miss what the device holds.
-  PageMask needs_tracking() const { return device_ | duplicated_ | coherent_; }
+  PageMask needs_tracking() const { return device() | duplicated() | coherent(); }
   PageMask on_host() const { return ~in_device_memory(); }
   // Nothing is known about this block any more: it may be destroyed.
   bool empty() const { return registered_.none() && in_device_memory().none(); }
 
   // --- transitions
-  void host_to_device(PageRun run);
-  void device_to_host(PageRun run);
-  void device_to_duplicated(PageRun run);
-  void duplicated_to_device(PageRun run);
-  void duplicated_to_host(PageRun run);
-  void device_to_coherent(PageRun run);
-  void coherent_to_device(PageRun run);
-  void host_to_snapshot(PageRun run);
-  void snapshot_to_host(PageRun run);
+  void host_to_device(unsigned device, PageRun run);
+  void device_to_host(unsigned device, PageRun run);
+  void device_to_duplicated(unsigned device, PageRun run);
+  void duplicated_to_device(unsigned device, PageRun run);
+  void duplicated_to_host(unsigned device, PageRun run);
+  void device_to_coherent(unsigned device, PageRun run);
+  void coherent_to_device(unsigned device, PageRun run);
+  void host_to_snapshot(unsigned device, PageRun run);
+  void snapshot_to_host(unsigned device, PageRun run);
   // The contents are gone by the application's own wish; the host shows zeros next.
-  void device_to_discarded(PageRun run);
+  void device_to_discarded(unsigned device, PageRun run);
 
   void mark_registered(PageRun run) { registered_.set(run); }
   void mark_unregistered(PageRun run);
@@ -93,8 +116,8 @@ class Block {
   // The address range is no longer what it was (unmapped, moved away): everything about the pages is forgotten.
   void forget(PageRun run);
 
-  // A device has faulted here since eviction last looked.
-  bool recently_used = false;
+  // Devices that have faulted here since eviction from their memory last looked.
+  DeviceSet recently_used = 0;
   // When pages were last given to a device; 0 before.
   std::uint64_t granted_ns = 0;
   // Lazily attached by the migrator; null until a page has returned.
@@ -103,14 +126,18 @@ class Block {
   hms::live::Block* shown = nullptr;
 
  private:
-  void show() const noexcept;
+  void show(unsigned device) const noexcept;
+  struct OnDevice {
+    PageMask device;
+    PageMask duplicated;
+    PageMask coherent;
+    PageMask snapshot;
+  };
+  PageMask on_any(PageMask OnDevice::*mask) const;
 
   std::uint64_t base_;
+  std::array<OnDevice, kMaxDevices> on_;
   PageMask registered_;
-  PageMask device_;
-  PageMask duplicated_;
-  PageMask coherent_;
-  PageMask snapshot_;
   PageMask returned_;
   PageMask discarding_;
   PageMask stays_private_;

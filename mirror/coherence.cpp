@@ -45,7 +45,7 @@ bool Migrator::wants_coherence(const Block& block, unsigned page) const noexcept
 
 // Makes `page`, and the dense region of pages around it that also go back and forth, coherent. kFailed: not this page;
 // migrate it.
-Outcome Migrator::make_coherent(Block& block, unsigned page) noexcept {
+Outcome Migrator::make_coherent(AttachedDevice& device, Block& block, unsigned page) noexcept {
   if (coherent_mappings_ >= coherent_mappings_limit_) {
     if (!told_coherent_limit_) {
       told_coherent_limit_ = true;
@@ -67,21 +67,21 @@ Outcome Migrator::make_coherent(Block& block, unsigned page) noexcept {
   // What is still with the host goes to device memory first.
   PageMask host = wanted & block.on_host();
   for (PageRun run = host.next_run(0); run.count != 0; run = host.next_run(run.end())) {
-    Verdict verdict = move_in(block, run, run.contains(page) ? page : run.first);
+    Verdict verdict = move_in(device, block, run, run.contains(page) ? page : run.first);
     if (verdict.outcome != Outcome::kDone) return verdict.outcome;
   }
-  PageMask both = wanted & block.duplicated();
+  PageMask both = wanted & block.duplicated(device.index);
   for (PageRun run = both.next_run(0); run.count != 0; run = both.next_run(run.end())) {
-    Verdict verdict = drop_host_copies(block, run);
+    Verdict verdict = drop_host_copies(device, block, run);
     if (verdict.outcome != Outcome::kDone) return verdict.outcome;
   }
-  wanted &= block.device();
+  wanted &= block.device(device.index);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    find_thread_control_blocks(block, run);
+    find_thread_control_blocks(device, block, run);
   }
   wanted &= ~block.stays_private();
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    Outcome outcome = make_run_coherent(block, run);
+    Outcome outcome = make_run_coherent(device, block, run);
     if (outcome == Outcome::kFailed) {
       for (unsigned i = run.first; i < run.end(); ++i) block.mark_stays_private(i);
     } else if (outcome != Outcome::kDone) {
@@ -94,9 +94,9 @@ Outcome Migrator::make_coherent(Block& block, unsigned page) noexcept {
 // A thread that waits in pthread_join sleeps on a futex in the other's control block, filed under the address of
 // private memory. Over device memory the kernel would look for it under the file instead, and the sleeper would never
 // wake. Such pages migrate.
-void Migrator::find_thread_control_blocks(Block& block, PageRun run) noexcept {
+void Migrator::find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept {
   Range range = block.range(run);
-  if (on_device([&] { return device_->copy_out(range, bounce_); }) != 0) return;
+  if (on_device([&] { return device->copy_out(range, bounce_); }) != 0) return;
   const auto* words = reinterpret_cast<const std::uint64_t*>(bounce_);
   for (unsigned i = 0; i < run.count; ++i) {
     if (holds_thread_control_block(words + i * kPageSize / sizeof(std::uint64_t), range.start + i * kPageSize)) {
@@ -105,27 +105,27 @@ void Migrator::find_thread_control_blocks(Block& block, PageRun run) noexcept {
   }
 }
 
-Outcome Migrator::make_run_coherent(Block& block, PageRun run) noexcept {
+Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRun run) noexcept {
   Range range = block.range(run);
-  int error = replace_mapping(range, Backing::kDeviceMemory);
+  int error = replace_mapping(range, &device);
   if (error == -EAGAIN) return Outcome::kAgain;
   if (error != 0) {
     log_debug("{:#x} cannot be made coherent: error {}", range.start, -error);
     return Outcome::kFailed;
   }
   ++coherent_mappings_;
-  block.device_to_coherent(run);
+  block.device_to_coherent(device.index, run);
   watch(range, PROT_READ | PROT_WRITE);
   counters_.add(&Statistics::coherent_upgrades, run.count);
-  note(range, hms::Action::kShare, Live::To::kDevice, hms::Reason::kBackAndForth);
+  note(device, range, hms::Action::kShare, Live::To::kDevice, hms::Reason::kBackAndForth);
   // Spares the application a fault per page; if events stand in the way, it takes them.
   if (host_.install(range).error != 0) host_.wake(range);
-  grant(range, Access::kReadWrite);
-  on_device([&] { return device_->protect(range, Access::kReadWrite); });
+  grant(device, range, Access::kReadWrite);
+  on_device([&] { return device->protect(range, Access::kReadWrite); });
   return Outcome::kDone;
 }
 
-Outcome Migrator::end_coherence(Block& block, PageRun run) noexcept {
+Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun run) noexcept {
   for (unsigned page = run.first; page < run.end();) {
     // The application may have split the mapping with mprotect.
     auto mapping = space_.query(block.base() + page * kPageSize);
@@ -133,7 +133,7 @@ Outcome Migrator::end_coherence(Block& block, PageRun run) noexcept {
     PageRun part = block.pages(mapping->range);
     part = {page, std::min(part.end(), run.end()) - page};
     Range range = block.range(part);
-    int error = replace_mapping(range, Backing::kEmpty);
+    int error = replace_mapping(range, nullptr);
     if (passes(error)) return Outcome::kAgain;
     if (error != 0) {
       log_error("coherent memory at {:#x} cannot be made private again: error {}", range.start, -error);
@@ -141,8 +141,8 @@ Outcome Migrator::end_coherence(Block& block, PageRun run) noexcept {
     }
     coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
     // Pages that the application discarded while they were coherent have no contents: zeros.
-    on_device([&] { return device_->zero_fill(range); });
-    block.coherent_to_device(part);
+    on_device([&] { return device->zero_fill(range); });
+    block.coherent_to_device(device.index, part);
     block.returns->forget(part);
     host_.wake(range);
     page = part.end();
@@ -150,28 +150,27 @@ Outcome Migrator::end_coherence(Block& block, PageRun run) noexcept {
   return Outcome::kDone;
 }
 
-Outcome Migrator::serve_coherent(Block& block, const HostFault& fault) noexcept {
+Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
   // After MADV_DONTNEED there is no page: zeros.
-  on_device([&] { return device_->zero_fill(range); });
+  on_device([&] { return device->zero_fill(range); });
   int error = host_.install(range).error;
   if (error == -EAGAIN) return Outcome::kAgain;
   if (error == -EFAULT) return Outcome::kAgain;  // discarded again between the two calls
   if (error != 0) host_.wake(range);
-  (void)block;
   return Outcome::kDone;
 }
 
 // Puts an empty registered mapping, or one of device memory, in the place of `range`, which must lie in one mapping. 0,
 // -EAGAIN (events touch the range), or -errno with nothing changed.
-int Migrator::replace_mapping(Range range, Backing backing) noexcept {
+int Migrator::replace_mapping(Range range, const AttachedDevice* memory) noexcept {
   auto mapping = space_.query(range.start);
   if (!mapping || mapping->range.end() < range.end()) return -EAGAIN;
   Range scratch{kScratch.start, range.size};
-  bool device_memory = backing == Backing::kDeviceMemory;
+  bool device_memory = memory != nullptr;
   int flags = MAP_FIXED | (device_memory ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
   long address = raw_syscall(SYS_mmap, scratch.start, scratch.size, mapping->protection, flags,
-                             device_memory ? device_->memory_fd() : -1, device_memory ? range.start : 0);
+                             device_memory ? (*memory)->memory_fd() : -1, device_memory ? range.start : 0);
   if (address < 0) return static_cast<int>(address);
   int error = host_.register_range(scratch, device_memory ? kTrackMissing | kTrackMinor : kTrackMissing | kTrackWrites);
   if (error == 0) {

@@ -15,7 +15,7 @@ std::uint64_t MirroredMemory::free_bytes() const noexcept {
 }
 
 int MirroredMemory::move_in(hms::AddressRange range, hms::Untouched untouched) noexcept {
-  return mirror_.bring_in({range.start, range.size()},
+  return mirror_.bring_in(device_, {range.start, range.size()},
                           untouched == hms::Untouched::kAllocate ? Untouched::kAllocate : Untouched::kSkip);
 }
 
@@ -27,7 +27,7 @@ int MirroredMemory::move_out(hms::AddressRange range) noexcept {
 void MirroredMemory::residency(hms::AddressRange range, std::span<hms::Uid> places) const noexcept {
   for (std::uint64_t address = range.start; address < range.end;) {
     const std::uint64_t end = std::min(range.end, block_down(address) + kBlockSize);
-    const PageMask pages = mirror_.device_pages(address);
+    const PageMask pages = mirror_.device_pages(device_, address);
     for (; address < end; address += kPageSize) {
       if (pages.test(page_in_block(address))) places[(address - range.start) / kPageSize] = target_;
     }

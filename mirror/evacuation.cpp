@@ -23,7 +23,7 @@ constexpr std::uint64_t kSweepsUntilHome = 8;
 
 }  // namespace
 
-Evacuation::Evacuation(Mirror& mirror) : mirror_(mirror) {
+Evacuation::Evacuation(Mirror& mirror, DeviceOperations& device) : mirror_(mirror), device_(device) {
   // The application's signals are not this thread's business.
   sigset_t all;
   sigset_t before;
@@ -61,7 +61,7 @@ void Evacuation::sweep() {
     // Block by block, so that faults are served in between.
     for (std::uint64_t start = mapping.range.start; start < mapping.range.end() && !stop_;) {
       const std::uint64_t end = std::min(mapping.range.end(), block_down(start) + kBlockSize);
-      (void)mirror_.bring_in({start, end - start}, Untouched::kSkip);
+      (void)mirror_.bring_in(device_, {start, end - start}, Untouched::kSkip);
       start = end;
     }
   }

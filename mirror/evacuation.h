@@ -18,8 +18,8 @@ namespace mirrorcl::mirror {
 
 class Evacuation {
  public:
-  // Sweeps until it is destroyed. `mirror` must live longer, and have a device.
-  explicit Evacuation(Mirror& mirror);
+  // Sweeps until it is destroyed. `mirror` must live longer, and `device` stay attached to it.
+  Evacuation(Mirror& mirror, DeviceOperations& device);
   ~Evacuation();
   Evacuation(const Evacuation&) = delete;
   Evacuation& operator=(const Evacuation&) = delete;
@@ -31,6 +31,7 @@ class Evacuation {
   void sweep();
 
   Mirror& mirror_;
+  DeviceOperations& device_;
   std::atomic<bool> stop_{false};
   std::atomic<std::uint64_t> sweeps_{0};
   std::thread thread_;

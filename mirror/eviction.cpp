@@ -16,40 +16,43 @@ constexpr std::uint64_t kBatch = 8 * kBlockSize;
 
 }  // namespace
 
-bool Migrator::has_room(std::uint64_t bytes) noexcept {
-  if (bytes > room_) {
-    const std::uint64_t size = device_->capabilities().memory_size;
-    const std::uint64_t used = device_->memory_in_use();
-    room_ = std::min(size - std::min(used, size), kRoomStep);
+bool Migrator::has_room(AttachedDevice& device, std::uint64_t bytes) noexcept {
+  if (bytes > device.room) {
+    const std::uint64_t size = device->capabilities().memory_size;
+    const std::uint64_t used = device->memory_in_use();
+    device.room = std::min(size - std::min(used, size), kRoomStep);
   }
-  if (bytes > room_) return false;
-  room_ -= bytes;
+  if (bytes > device.room) return false;
+  device.room -= bytes;
   return true;
 }
 
-Outcome Migrator::make_room(std::uint64_t bytes, const Block& keep) noexcept {
-  if (has_room(bytes)) return Outcome::kDone;
-  const std::uint64_t batch = std::min(kBatch, device_->capabilities().memory_size / 4);
+Outcome Migrator::make_room(AttachedDevice& device, std::uint64_t bytes, const Block& keep) noexcept {
+  if (has_room(device, bytes)) return Outcome::kDone;
+  const std::uint64_t batch = std::min(kBatch, device->capabilities().memory_size / 4);
   const std::uint64_t goal = std::max(bytes, batch) / kPageSize;  // pages
   std::uint64_t freed = 0;
   // Twice around: the first time forgives what was used recently.
   for (std::size_t left = 2 * blocks_.size(); left > 0 && freed < goal; --left) {
-    Block* block = blocks_.next(clock_hand_);
+    Block* block = blocks_.next(device.clock_hand);
     if (block == nullptr) block = blocks_.next(0);
     if (block == nullptr) break;
-    clock_hand_ = block->base() + kBlockSize;
-    const unsigned pages = block->in_device_memory().count();
-    if (block == &keep || pages == 0 || std::exchange(block->recently_used, false)) continue;
+    device.clock_hand = block->base() + kBlockSize;
+    const unsigned pages = block->in_memory_of(device.index).count();
+    if (block == &keep || pages == 0) continue;
+    const bool recently_used = (block->recently_used & device.set()) != 0;
+    block->recently_used &= static_cast<DeviceSet>(~device.set());
+    if (recently_used) continue;
     const Cause cause = std::exchange(cause_, {cause_.requester, cause_.access, hms::Reason::kEvicted});
-    const Outcome outcome = bring_home(block->range());
+    const Outcome outcome = bring_home(block->range(), device.set());
     cause_ = cause;
     if (outcome == Outcome::kAgain) return Outcome::kAgain;
     if (outcome == Outcome::kFailed) continue;
     freed += pages;
     counters_.add(&Statistics::evictions);
   }
-  room_ = 0;
-  return has_room(bytes) ? Outcome::kDone : Outcome::kFailed;
+  device.room = 0;
+  return has_room(device, bytes) ? Outcome::kDone : Outcome::kFailed;
 }
 
 }  // namespace mirrorcl::mirror

@@ -33,7 +33,7 @@ Outcome Migrator::apply_layout_to(const LayoutWatch::Span& span, bool* changed) 
     }
     if (start < end && !span.matches(*mapping)) {
       *changed = true;
-      return span.is_file() ? follow_file({start, end - start}, *mapping)
+      return span.is_file() ? follow_file(span.devices, {start, end - start}, *mapping)
                             : follow_protection({start, end - start}, *mapping);
     }
     address = std::max(end, start);
@@ -41,14 +41,14 @@ Outcome Migrator::apply_layout_to(const LayoutWatch::Span& span, bool* changed) 
   return Outcome::kDone;
 }
 
-// `part` of a mapping that the device shares is not what it was.
-Outcome Migrator::follow_file(Range part, const MappingInfo& mapping) noexcept {
+// `part` of a mapping that `devices` share is not what it was.
+Outcome Migrator::follow_file(DeviceSet devices, Range part, const MappingInfo& mapping) noexcept {
   MappingInfo clipped = mapping;
   clipped.range = part;
   clipped.file_offset += part.start - mapping.range.start;
   // Mapped over at once, so that a running kernel finds the file at any time; but a kernel may not look at something
   // else.
-  const auto shared = share_file(part.start, Access::kRead, clipped);
+  const auto shared = share_file(devices, part.start, Access::kRead, clipped);
   if (!shared || shared->outcome != Outcome::kDone) end_sharing(part);
   return Outcome::kDone;
 }
@@ -63,9 +63,12 @@ Outcome Migrator::follow_protection(Range part, const MappingInfo& mapping) noex
   }
   if (!mapping.writable()) {
     blocks_.for_each(part, [&](Block& block) {
-      const PageMask pages = (block.device() | block.coherent()) & PageMask(block.pages(part));
-      for (PageRun run = pages.next_run(0); run.count != 0; run = pages.next_run(run.end())) {
-        on_device([&] { return device_->protect(block.range(run), Access::kRead); });
+      for (AttachedDevice& device : devices_) {
+        const PageMask pages =
+            (block.device(device.index) | block.coherent(device.index)) & PageMask(block.pages(part));
+        for (PageRun run = pages.next_run(0); run.count != 0; run = pages.next_run(run.end())) {
+          on_device([&] { return device->protect(block.range(run), Access::kRead); });
+        }
       }
     });
   }

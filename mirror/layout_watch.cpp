@@ -20,7 +20,7 @@ LayoutWatch::Span part_of(const LayoutWatch::Span& span, std::uint64_t start, st
 
 bool continues(const LayoutWatch::Span& left, const LayoutWatch::Span& right) noexcept {
   return left.range.end() == right.range.start && left.protection == right.protection && left.file == right.file &&
-         (!left.is_file() || left.file_offset + left.range.size == right.file_offset);
+         left.devices == right.devices && (!left.is_file() || left.file_offset + left.range.size == right.file_offset);
 }
 
 }  // namespace
@@ -35,16 +35,17 @@ LayoutWatch::Span LayoutWatch::Words::read() const noexcept {
   // Acquire, so that the sequence is read again after them.
   const auto word = [this](std::size_t i) { return words[i].load(std::memory_order_acquire); };
   return {{word(0), word(1)},
-          static_cast<int>(word(2)),
+          static_cast<int>(word(2) & 0xffff'ffff),
           {static_cast<std::uint32_t>(word(3) >> 32), static_cast<std::uint32_t>(word(3)), word(4)},
-          word(5)};
+          word(5),
+          static_cast<DeviceSet>(word(2) >> 32)};
 }
 
 void LayoutWatch::Words::write(const Span& span) noexcept {
   const auto set = [this](std::size_t i, std::uint64_t value) { words[i].store(value, std::memory_order_release); };
   set(0, span.range.start);
   set(1, span.range.size);
-  set(2, static_cast<std::uint64_t>(span.protection));
+  set(2, std::uint64_t{span.devices} << 32 | static_cast<std::uint32_t>(span.protection));
   set(3, std::uint64_t{span.file.device_major} << 32 | span.file.device_minor);
   set(4, span.file.inode);
   set(5, span.file_offset);
@@ -134,6 +135,15 @@ bool LayoutWatch::add(const Span& span) noexcept {
   insert(index, merged);
   end_change();
   return true;
+}
+
+DeviceSet LayoutWatch::devices_of(Range range) const noexcept {
+  DeviceSet devices = 0;
+  for (std::size_t i = 0; has_files_ && i < size(); ++i) {
+    const Span span = at(i);
+    if (span.range.start < range.end() && span.range.end() > range.start) devices |= span.devices;
+  }
+  return devices;
 }
 
 bool LayoutWatch::queries_match(const AddressSpace& space, const Span& span, unsigned* queries) noexcept {

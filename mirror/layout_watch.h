@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "mirror/address_space.h"
+#include "mirror/block.h"
 
 namespace mirrorcl::mirror {
 
@@ -23,12 +24,13 @@ class LayoutWatch {
   static constexpr unsigned kMaxQueries = 64;
 
   // A range that is mapped with `protection` (of which only reading and writing count) and, if `file` is not empty,
-  // shows that file from `file_offset` on in a shared mapping.
+  // shows that file from `file_offset` on in a shared mapping, which `devices` map too.
   struct Span {
     Range range;
     int protection;
     FileIdentity file{};
     std::uint64_t file_offset = 0;
+    DeviceSet devices = 0;
 
     bool is_file() const { return file != FileIdentity{}; }
     // Whether `mapping` is, where the two overlap, what this span says.
@@ -43,6 +45,8 @@ class LayoutWatch {
   // A span without write permission that shows no file is among them.
   bool has_read_only() const noexcept { return has_read_only_; }
   bool has_files() const noexcept { return has_files_; }
+  // The devices that map files in `range`.
+  DeviceSet devices_of(Range range) const noexcept;
   Span at(std::size_t index) const noexcept { return spans_[index].read(); }
 
   // --- any thread

@@ -28,10 +28,10 @@ Verdict failed(FaultKind kind) {
 
 }  // namespace
 
-Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
+Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault) noexcept {
   replay_uncounted_ = true;
-  cause_ = {hms::live::device_initiator(0), fault.access == Access::kRead ? hms::Access::kRead : hms::Access::kWrite,
-            hms::Reason::kOnlyWay};
+  cause_ = {hms::live::device_initiator(device.index),
+            fault.access == Access::kRead ? hms::Access::kRead : hms::Access::kWrite, hms::Reason::kOnlyWay};
   wanted_for_writing_ = fault.access == Access::kRead ? 0 : fault.address;
   std::uint64_t address = fault.address;
   if (address < window::kUserSpaceStart || address >= window::kUserSpaceEnd || window::kWindow.contains(address)) {
@@ -50,39 +50,39 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
   }
   switch (state) {
     case PageState::kCoherent:
-      on_device([&] { return device_->zero_fill(range); });
-      grant(range, allowed);
-      if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
+      on_device([&] { return device->zero_fill(range); });
+      grant(device, range, allowed);
+      if (fault.protection) on_device([&] { return device->protect(range, Access::kReadWrite); });
       return kServed;
     case PageState::kDevice:
       // Another unit's fault brought it, or the mapping was dropped or write-protected on the way to a host that did
       // not take it.
       if (allowed == Access::kReadWrite && wants_coherence(*block, page)) {
-        Outcome outcome = make_coherent(*block, page);
+        Outcome outcome = make_coherent(device, *block, page);
         if (outcome != Outcome::kFailed) return {outcome};
       }
-      grant(range, allowed);
-      if (fault.protection) on_device([&] { return device_->protect(range, Access::kReadWrite); });
+      grant(device, range, allowed);
+      if (fault.protection) on_device([&] { return device->protect(range, Access::kReadWrite); });
       return kServed;
     case PageState::kDuplicated:
       if (fault.access == Access::kRead) {
-        grant(range, Access::kRead);  // another unit's fault brought it
+        grant(device, range, Access::kRead);  // another unit's fault brought it
         return kServed;
       }
       if (wants_coherence(*block, page)) {
-        Outcome outcome = make_coherent(*block, page);
+        Outcome outcome = make_coherent(device, *block, page);
         if (outcome != Outcome::kFailed) return {outcome};
       }
-      return end_duplication_on_host(*block, page, fault.protection);
+      return end_duplication_on_host(device, *block, page, fault.protection);
     case PageState::kSnapshot: {
       if (fault.access == Access::kRead) {
-        grant(range, Access::kRead);
+        grant(device, range, Access::kRead);
         return kServed;
       }
       auto mapping = space_.query(address);
       if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
       if (!mapping->migratable() && !mapping->private_file()) return refuse_write(address, *mapping);
-      drop_snapshot(*block, {page, 1});  // the application may write it by now: mirror it
+      drop_snapshots(*block, PageMask(PageRun{page, 1}));  // the application may write it by now: mirror it
       break;
     }
     case PageState::kHost:
@@ -91,7 +91,7 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
 
   if (block == nullptr || !block->registered(page)) {
     bool served = false;
-    Verdict verdict = register_around(address, fault.access, &block, &served);
+    Verdict verdict = register_around(device, address, fault.access, &block, &served);
     if (verdict.outcome != Outcome::kDone || served) return verdict;
   }
   if (block->discarding().test(page)) {
@@ -103,19 +103,19 @@ Verdict Migrator::serve_device(const DeviceFault& fault) noexcept {
     block->clear_discarding({page, 1});
   }
   if (wants_coherence(*block, page)) {
-    Outcome outcome = make_coherent(*block, page);
+    Outcome outcome = make_coherent(device, *block, page);
     if (outcome == Outcome::kAgain) return kTryAgain;
     if (outcome == Outcome::kDone) return kServed;
-    if (block->state(page) != PageState::kHost) return serve_device(fault);
+    if (block->state(page) != PageState::kHost) return serve_device(device, fault);
   }
-  return migrate_in(*block, page);
+  return migrate_in(device, *block, page);
 }
 
 // Maps `range` for the device, which lets the access that is being served go on. Counted before, so that whoever waits
 // for the device sees it.
-void Migrator::grant(Range range, Access access) noexcept {
+void Migrator::grant(AttachedDevice& device, Range range, Access access) noexcept {
   count_replay();
-  on_device([&] { return device_->map(range, access); });
+  on_device([&] { return device->map(range, access); });
 }
 
 void Migrator::count_replay() noexcept {
@@ -123,33 +123,31 @@ void Migrator::count_replay() noexcept {
   replay_uncounted_ = false;
 }
 
-Verdict Migrator::register_around(std::uint64_t address, Access access, Block** block, bool* served) noexcept {
+Verdict Migrator::register_around(AttachedDevice& device, std::uint64_t address, Access access, Block** block,
+                                  bool* served) noexcept {
   auto mapping = space_.query(address);
   if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
-  if (auto shared = share_file(address, access, *mapping)) {
+  if (auto shared = share_file(device.set(), address, access, *mapping)) {
     *served = true;
     return *shared;
   }
   if (mapping->private_file()) {
-    const Outcome outcome = make_anonymous(address, *mapping);
+    const Outcome outcome = make_anonymous(device, address, *mapping);
     if (outcome == Outcome::kAgain) return kTryAgain;
-    if (outcome == Outcome::kDone) return register_around(address, access, block, served);
+    if (outcome == Outcome::kDone) return register_around(device, address, access, block, served);
   }
   if (!mapping->migratable()) {
     if (access != Access::kRead) return refuse_write(address, *mapping);
     *block = &blocks_.find_or_create(address);
     *served = true;
-    return take_snapshot(**block, page_in_block(address), *mapping);
+    return take_snapshot(device, **block, page_in_block(address), *mapping);
   }
   *block = &blocks_.find_or_create(address);
   PageRun run = (*block)->pages(mapping->range);
   int error = host_.register_range((*block)->range(run), kTrackMissing | kTrackWrites);
   if (error == 0) {
     // Memory that was read-only a moment ago may have left copies.
-    PageMask copies = (*block)->snapshot() & PageMask(run);
-    for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end())) {
-      drop_snapshot(**block, part);
-    }
+    drop_snapshots(**block, PageMask(run));
     (*block)->mark_registered(run);
     watch((*block)->range(run), mapping->protection);
     return kServed;
@@ -178,43 +176,43 @@ Verdict Migrator::refuse_write(std::uint64_t address, const MappingInfo& mapping
   return failed(FaultKind::kUnmappable);
 }
 
-Verdict Migrator::migrate_in(Block& block, unsigned page) noexcept {
+Verdict Migrator::migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept {
   if (block.discarding().any() && !discard_is_recent(block)) block.clear_discarding({0, kBlockPages});
   const PageRun region = region_around(block, page, block.needs_tracking(), block.registered(),
                                        [](const Block& other) { return other.needs_tracking() == PageMask::all(); });
   PageMask wanted = PageMask(region) & block.registered() & block.on_host() & ~block.discarding();
   wanted.set(page);
-  block.recently_used = true;
-  Outcome room = make_room(wanted.count() * kPageSize, block);
+  block.recently_used |= device.set();
+  Outcome room = make_room(device, wanted.count() * kPageSize, block);
   if (room == Outcome::kFailed && wanted.count() > 1) {
     wanted = {};
     wanted.set(page);
-    room = make_room(kPageSize, block);
+    room = make_room(device, kPageSize, block);
   }
   if (room != Outcome::kDone) return room == Outcome::kAgain ? kTryAgain : failed(FaultKind::kOutOfMemory);
   // The faulting page's own run first: should events interrupt the rest, the device can still go on.
   PageRun own{page, 1};
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
   own.count = wanted.find_clear(page) - own.first;
-  Verdict verdict = move_in(block, own, page);
+  Verdict verdict = move_in(device, block, own, page);
   // What is wrong with a page beside it (read-only by now, say) is not this page's fault.
   if (verdict.outcome == Outcome::kFailed && own.count > 1 && block.state(page) == PageState::kHost) {
-    verdict = move_in(block, {page, 1}, page);
+    verdict = move_in(device, block, {page, 1}, page);
   }
   if (block.state(page) != PageState::kDevice) return verdict.outcome == Outcome::kDone ? kTryAgain : verdict;
   wanted.clear(own);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    if (move_in(block, run, run.first).outcome != Outcome::kDone) break;
+    if (move_in(device, block, run, run.first).outcome != Outcome::kDone) break;
   }
   return kServed;
 }
 
-Verdict Migrator::move_in(Block& block, PageRun run, unsigned urgent) noexcept {
+Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept {
   for (unsigned page = run.first; page < run.end();) {
     PageRun rest{page, run.end() - page};
     if (!host_.can_move()) {
       unsigned served = 0;
-      Verdict verdict = move_in_stubborn(block, rest, -EINVAL, &served);
+      Verdict verdict = move_in_stubborn(device, block, rest, -EINVAL, &served);
       if (verdict.outcome != Outcome::kDone) return verdict;
       page += served;
       continue;
@@ -232,7 +230,7 @@ Verdict Migrator::move_in(Block& block, PageRun run, unsigned urgent) noexcept {
     }
     unsigned moved = static_cast<unsigned>(progress.done / kPageSize);
     if (moved != 0) {
-      Verdict verdict = adopt(block, {page, moved}, present, staging, urgent);
+      Verdict verdict = adopt(device, block, {page, moved}, present, staging, urgent);
       if (verdict.outcome != Outcome::kDone) return verdict;
       page += moved;
     }
@@ -242,7 +240,7 @@ Verdict Migrator::move_in(Block& block, PageRun run, unsigned urgent) noexcept {
       return kTryAgain;
     }
     unsigned served = 0;
-    Verdict verdict = move_in_stubborn(block, {page, run.end() - page}, progress.error, &served);
+    Verdict verdict = move_in_stubborn(device, block, {page, run.end() - page}, progress.error, &served);
     if (verdict.outcome != Outcome::kDone) return verdict;
     page += served;
   }
@@ -252,14 +250,15 @@ Verdict Migrator::move_in(Block& block, PageRun run, unsigned urgent) noexcept {
 // MOVE refused the first page of `run` with `error`. Serves at least that page (*served pages), or makes it ready for
 // another try
 // (*served = 0).
-Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigned* served) noexcept {
+Verdict Migrator::move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error,
+                                   unsigned* served) noexcept {
   *served = 0;
   Range first = block.range(PageRun{run.first, 1});
   auto mapping = space_.query(first.start);
   if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
   if (!mapping->migratable()) {
     // mprotect raises no event: it is read-only now. A copy will do for readers; for writers the fault comes again.
-    Verdict verdict = take_snapshot(block, run.first, *mapping);
+    Verdict verdict = take_snapshot(device, block, run.first, *mapping);
     *served = 1;
     return verdict;
   }
@@ -280,24 +279,24 @@ Verdict Migrator::move_in_stubborn(Block& block, PageRun run, int error, unsigne
       PageMask one;
       one.set(0U);
       *served = 1;
-      return adopt(block, {run.first, 1}, one, staging, run.first);
+      return adopt(device, block, {run.first, 1}, one, staging, run.first);
     }
     if (progress.error != -EBUSY) return kTryAgain;
     if (first.start == wanted_for_writing_) return wait_for_unpinning(first.start);
     log_debug("{:#x} is pinned for input or output by the kernel and cannot move; the device gets a read-only copy",
               first.start);
     *served = 1;
-    return take_snapshot(block, run.first, *mapping);
+    return take_snapshot(device, block, run.first, *mapping);
   }
   if (error == -EINVAL && same_mapping.count < run.count) {
     // The run crosses into another mapping, which MOVE refuses as a whole.
     *served = same_mapping.count;
-    return move_in(block, same_mapping, same_mapping.first);
+    return move_in(device, block, same_mapping, same_mapping.first);
   }
   if (error == -EINVAL) {
     // Locked or executable memory, or a kernel without MOVE.
     *served = same_mapping.count;
-    return copy_in_protected(block, same_mapping);
+    return copy_in_protected(device, block, same_mapping);
   }
   if (error == -ENOENT) return kTryAgain;
   if (error == -EFAULT) return failed(FaultKind::kInvalidAddress);  // a guard page (MADV_GUARD_INSTALL)
@@ -321,8 +320,8 @@ Verdict Migrator::wait_for_unpinning(std::uint64_t address) noexcept {
 
 // `run`'s pages are out of the application and lie at `staging` where `present` (relative to the run) says so. The
 // device may use each page as soon as it is copied: until this returns nobody else asks where it is.
-Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
-                        unsigned urgent) noexcept {
+Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present,
+                        std::uint64_t staging, unsigned urgent) noexcept {
   if (!run.contains(urgent)) urgent = run.first;
   count_replay();
   PageMask contents;  // pages of the block to be copied
@@ -335,7 +334,7 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
   counters_.add(&Statistics::bytes_to_device, contents.count() * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - contents.count());
   live_.note_migration(Live::To::kDevice, run.count, contents.count() * kPageSize);
-  note(block.range(run), hms::Action::kMove, Live::To::kDevice,
+  note(device, block.range(run), hms::Action::kMove, Live::To::kDevice,
        contents.none() ? hms::Reason::kFirstTouch : cause_.reason);
   PageMask copied;
   std::atomic<int> error{0};
@@ -343,7 +342,7 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
     const PageMask wanted = contents & PageMask(part);
     for (PageRun piece = wanted.next_run(part.first); piece.count != 0; piece = wanted.next_run(piece.end())) {
       const auto* source = reinterpret_cast<const void*>(staging + (piece.first - run.first) * kPageSize);
-      const Progress progress = device_->copy_in_mapped(block.range(piece), source, Access::kReadWrite);
+      const Progress progress = device->copy_in_mapped(block.range(piece), source, Access::kReadWrite);
       copied.set(PageRun{piece.first, static_cast<unsigned>(progress.done / kPageSize)});
       if (progress.error != 0) {
         error.store(progress.error, std::memory_order_relaxed);
@@ -351,7 +350,7 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
       }
     }
   };
-  copy_in_parts(run, urgent, copy);
+  copy_in_parts(device, run, urgent, copy);
   while (error.load(std::memory_order_relaxed) == -EAGAIN) {
     counters_.add(&Statistics::retries);
     events_.read_pending();
@@ -363,19 +362,19 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
   PageMask taken = copied;
   for (PageRun part = holes.next_run(0); part.count != 0 && failure == 0; part = holes.next_run(part.end())) {
     const Range range = block.range(part);
-    failure = on_device([&] { return device_->zero_fill(range); });
-    if (failure == 0) failure = on_device([&] { return device_->map(range, Access::kReadWrite); });
+    failure = on_device([&] { return device->zero_fill(range); });
+    if (failure == 0) failure = on_device([&] { return device->map(range, Access::kReadWrite); });
     if (failure == 0) taken.set(part);
   }
   for (PageRun part = taken.next_run(0); part.count != 0; part = taken.next_run(part.end())) {
-    block.host_to_device(part);
+    block.host_to_device(device.index, part);
   }
   block.granted_ns = now_ns();
   if (failure == 0) return kServed;
 
   const PageMask refused = PageMask(run) & ~taken;
   for (PageRun part = refused.next_run(0); part.count != 0; part = refused.next_run(part.end())) {
-    on_device([&] { return device_->unmap(block.range(part)); });
+    on_device([&] { return device->unmap(block.range(part)); });
     put_back(block.range(part), staging + (part.first - run.first) * kPageSize);
   }
   log_warning("device memory refused {} of {} bytes at {:#x}: error {}", refused.count() * kPageSize,
@@ -384,7 +383,7 @@ Verdict Migrator::adopt(Block& block, PageRun run, const PageMask& present, std:
 }
 
 // For kernels without MOVE and for memory that it refuses: stop writers, copy, drop. `run` lies in one mapping.
-Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
+Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRun run) noexcept {
   Range range = block.range(run);
   int error = host_.write_protect(range, true);
   if (error != 0) return error == -EAGAIN || error == -ENOENT ? kTryAgain : failed(FaultKind::kUnmappable);
@@ -399,15 +398,15 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
   for (PageRun part = present.next_run(0); part.count != 0; part = present.next_run(part.end())) {
     Range source{range.start + part.first * kPageSize, part.count * kPageSize};
     error = space_.read(source.start, bounce_, source.size);
-    if (error == 0) error = on_device([&] { return device_->copy_in(source, bounce_); });
+    if (error == 0) error = on_device([&] { return device->copy_in(source, bounce_); });
     if (error != 0) {
-      on_device([&] { return device_->unmap(range); });
+      on_device([&] { return device->unmap(range); });
       if (error == -EIO && space_.has_guard(source)) return give_up(failed(FaultKind::kInvalidAddress));
       return give_up(error == -EIO ? kTryAgain : failed(FaultKind::kOutOfMemory));
     }
     copied += part.count;
   }
-  if (copied < run.count) error = on_device([&] { return device_->zero_fill(range); });
+  if (copied < run.count) error = on_device([&] { return device->zero_fill(range); });
   events_.read_pending();
   if (error == 0 && !events_.pending_on(range)) {
     events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
@@ -417,17 +416,17 @@ Verdict Migrator::copy_in_protected(Block& block, PageRun run) noexcept {
     error = -EAGAIN;
   }
   if (error != 0) {
-    on_device([&] { return device_->unmap(range); });
+    on_device([&] { return device->unmap(range); });
     return give_up(error == -EAGAIN ? kTryAgain : failed(FaultKind::kUnmappable));
   }
-  block.host_to_device(run);
+  block.host_to_device(device.index, run);
   block.granted_ns = now_ns();
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);
   live_.note_migration(Live::To::kDevice, run.count, copied * kPageSize);
-  note(range, hms::Action::kMove, Live::To::kDevice, copied == 0 ? hms::Reason::kFirstTouch : cause_.reason);
-  grant(range, Access::kReadWrite);
+  note(device, range, hms::Action::kMove, Live::To::kDevice, copied == 0 ? hms::Reason::kFirstTouch : cause_.reason);
+  grant(device, range, Access::kReadWrite);
   host_.wake(range);
   return kServed;
 }
@@ -466,7 +465,7 @@ void Migrator::put_copy_back(std::uint64_t address, std::uint64_t staging) noexc
   }
 }
 
-Verdict Migrator::end_duplication_on_host(Block& block, unsigned page, bool mapped) noexcept {
+Verdict Migrator::end_duplication_on_host(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept {
   // No further than the mapping: beside it the application may not write, so the device may not either.
   const auto mapping = space_.query(block.base() + page * kPageSize);
   if (!mapping || !mapping->writable()) return kTryAgain;
@@ -478,27 +477,27 @@ Verdict Migrator::end_duplication_on_host(Block& block, unsigned page, bool mapp
   Verdict verdict = kServed;
   for (PageRun run = wanted.next_run(0); run.count != 0 && verdict.outcome == Outcome::kDone;
        run = wanted.next_run(run.end())) {
-    verdict = drop_host_copies(block, run);
+    verdict = drop_host_copies(device, block, run);
   }
   const PageMask writable = wanted & block.device();
   for (PageRun run = writable.next_run(0); run.count != 0; run = writable.next_run(run.end())) {
-    note(block.range(run), hms::Action::kMove, Live::To::kDevice, hms::Reason::kWritten);
+    note(device, block.range(run), hms::Action::kMove, Live::To::kDevice, hms::Reason::kWritten);
   }
   count_replay();
-  if (!mapped && writable.test(page)) grant(block.range(PageRun{page, 1}), Access::kReadWrite);
+  if (!mapped && writable.test(page)) grant(device, block.range(PageRun{page, 1}), Access::kReadWrite);
   for (PageRun run = writable.next_run(0); run.count != 0; run = writable.next_run(run.end())) {
-    on_device([&] { return device_->protect(block.range(run), Access::kReadWrite); });
+    on_device([&] { return device->protect(block.range(run), Access::kReadWrite); });
   }
   return writable.test(page) ? kServed : verdict.outcome == Outcome::kDone ? kTryAgain : verdict;
 }
 
 // Takes the application's copies of `run` away and throws them away. Its device mappings stay write-protected.
-Verdict Migrator::drop_host_copies(Block& block, PageRun run) noexcept {
+Verdict Migrator::drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept {
   while (host_.can_move() && run.count != 0) {
     const Range range = block.range(run);
     const auto progress = host_.move(staging_.take(range.size), range, true);
     const auto gone = static_cast<unsigned>(progress.done / kPageSize);
-    if (gone != 0) block.duplicated_to_device({run.first, gone});
+    if (gone != 0) block.duplicated_to_device(device.index, {run.first, gone});
     run = {run.first + gone, run.count - gone};
     if (progress.error == 0) return kServed;
     if (progress.error == -EAGAIN || progress.error == -ENOMEM) {
@@ -507,14 +506,14 @@ Verdict Migrator::drop_host_copies(Block& block, PageRun run) noexcept {
     }
     // Pinned, locked, shared with a child, or across mappings. One page at a time shows which.
     const PageRun first{run.first, 1};
-    Verdict verdict = discard_host_copies(block, first);
+    Verdict verdict = discard_host_copies(device, block, first);
     if (verdict.outcome != Outcome::kDone) return verdict;
     run = {run.first + 1, run.count - 1};
   }
-  return run.count == 0 ? kServed : discard_host_copies(block, run);
+  return run.count == 0 ? kServed : discard_host_copies(device, block, run);
 }
 
-Verdict Migrator::discard_host_copies(Block& block, PageRun run) noexcept {
+Verdict Migrator::discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept {
   const Range range = block.range(run);
   events_.read_pending();
   if (events_.pending_on(range)) return kTryAgain;
@@ -526,11 +525,12 @@ Verdict Migrator::discard_host_copies(Block& block, PageRun run) noexcept {
     log_warning("the application's copy of {:#x} cannot be dropped: error {}", range.start, -error);
     return failed(FaultKind::kUnmappable);
   }
-  block.duplicated_to_device(run);
+  block.duplicated_to_device(device.index, run);
   return kServed;
 }
 
-Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept {
+Verdict Migrator::take_snapshot(AttachedDevice& device, Block& block, unsigned page,
+                                const MappingInfo& mapping) noexcept {
   if (!mapping.readable()) return failed(FaultKind::kInvalidAddress);
   // A few pages around, as a file is read; just the one if they cannot all be read.
   PageRun around = block.pages(mapping.range);
@@ -541,7 +541,7 @@ Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& 
   PageRun run{page, 1};
   while (run.first > first && wanted.test(run.first - 1)) --run.first;
   run.count = wanted.find_clear(page) - run.first;
-  const Outcome room = make_room(run.count * kPageSize, block);
+  const Outcome room = make_room(device, run.count * kPageSize, block);
   if (room != Outcome::kDone) {
     blocks_.remove_if_empty(block);
     return room == Outcome::kAgain ? kTryAgain : failed(FaultKind::kOutOfMemory);
@@ -557,17 +557,17 @@ Verdict Migrator::take_snapshot(Block& block, unsigned page, const MappingInfo& 
     log_warning("{:#x} cannot be read: error {}", range.start, -error);
     return failed(FaultKind::kUnmappable);
   }
-  if (on_device([&] { return device_->copy_in(range, bounce_); }) != 0) {
-    on_device([&] { return device_->unmap(range); });
+  if (on_device([&] { return device->copy_in(range, bounce_); }) != 0) {
+    on_device([&] { return device->unmap(range); });
     blocks_.remove_if_empty(block);
     return failed(FaultKind::kOutOfMemory);
   }
-  block.host_to_snapshot(run);
+  block.host_to_snapshot(device.index, run);
   counters_.add(&Statistics::snapshot_pages, run.count);
-  note(range, hms::Action::kDuplicate, Live::To::kDevice, hms::Reason::kImmovable);
+  note(device, range, hms::Action::kDuplicate, Live::To::kDevice, hms::Reason::kImmovable);
   snapshot_blocks_.push_back(block.base());
   has_snapshots_.store(true, std::memory_order_release);
-  grant(range, Access::kRead);
+  grant(device, range, Access::kRead);
   return kServed;
 }
 
@@ -584,17 +584,23 @@ int Migrator::read_or_zeros(Range page, const MappingInfo& mapping) noexcept {
   return 0;
 }
 
-void Migrator::drop_snapshot(Block& block, PageRun run) noexcept {
-  on_device([&] { return device_->unmap(block.range(run)); });
-  block.snapshot_to_host(run);
+void Migrator::drop_snapshots(Block& block, const PageMask& pages) noexcept {
+  for (AttachedDevice& device : devices_) drop_snapshots(device, block, pages);
+}
+
+void Migrator::drop_snapshots(AttachedDevice& device, Block& block, const PageMask& pages) noexcept {
+  const PageMask copies = block.snapshot(device.index) & pages;
+  for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) {
+    on_device([&] { return device->unmap(block.range(run)); });
+    block.snapshot_to_host(device.index, run);
+  }
 }
 
 void Migrator::drop_snapshots() noexcept {
   for (std::uint64_t base : snapshot_blocks_) {
     Block* block = blocks_.find(base);
     if (block == nullptr) continue;
-    PageMask copies = block->snapshot();
-    for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) drop_snapshot(*block, run);
+    drop_snapshots(*block, PageMask::all());
     blocks_.remove_if_empty(*block);
   }
   snapshot_blocks_.clear();

@@ -21,10 +21,10 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
   if (block == nullptr || !block->registered(page)) return show_zeros(block, fault);
   switch (block->state(page)) {
     case PageState::kCoherent:
-      return serve_coherent(*block, fault);
+      return serve_coherent(holder(*block, page), fault);
     case PageState::kDevice:
       if (wants_coherence(*block, page)) {
-        Outcome outcome = make_coherent(*block, page);
+        Outcome outcome = make_coherent(holder(*block, page), *block, page);
         if (outcome != Outcome::kFailed) return outcome;
       }
       // A page that goes back and forth and cannot become coherent stays with the device long enough for the access it
@@ -37,11 +37,11 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
     case PageState::kDuplicated:
       if (!fault.write_protected) {
         // The application's copy has gone without our knowing; the device's is as good.
-        block->duplicated_to_device({page, 1});
+        block->duplicated_to_device(holder(*block, page).index, {page, 1});
         return bring_region_home(*block, page, true);
       }
       if (wants_coherence(*block, page)) {
-        Outcome outcome = make_coherent(*block, page);
+        Outcome outcome = make_coherent(holder(*block, page), *block, page);
         if (outcome != Outcome::kFailed) return outcome;
       }
       // The failed attempt may have taken the application's copy away.
@@ -124,30 +124,32 @@ bool Migrator::stop_tracking(Block& block, Range range) noexcept {
 }
 
 Outcome Migrator::bring_region_home(Block& block, unsigned page, bool write) noexcept {
+  AttachedDevice& device = holder(block, page);
+  const PageMask& away = block.device(device.index);
   const auto there = [](const Block& at) { return (at.returned() & at.on_host()) | at.duplicated(); };
-  const PageRun region =
-      region_around(block, page, there(block), block.device() | there(block), [&](const Block& other) {
-        return other.device().none() && (other.returned() | other.duplicated()) == PageMask::all();
-      });
-  PageMask wanted = PageMask(region) & block.device();
+  const PageRun region = region_around(block, page, there(block), away | there(block), [&](const Block& other) {
+    return other.device().none() && (other.returned() | other.duplicated()) == PageMask::all();
+  });
+  PageMask wanted = PageMask(region) & away;
   // One page that is read will likely be written too; many are likely results.
   const Leave leave = !write && wanted.count() >= kBulkPages ? Leave::kCopy : Leave::kNothing;
   PageRun own{page, 1};
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
   own.count = wanted.find_clear(page) - own.first;
-  const Outcome outcome = move_out(block, own, page, leave);
-  if (block.device().test(page)) return outcome == Outcome::kDone ? Outcome::kAgain : outcome;
+  const Outcome outcome = move_out(device, block, own, page, leave);
+  if (away.test(page)) return outcome == Outcome::kDone ? Outcome::kAgain : outcome;
   wanted.clear(own);
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    if (move_out(block, run, run.first, leave) != Outcome::kDone) break;
+    if (move_out(device, block, run, run.first, leave) != Outcome::kDone) break;
   }
   return Outcome::kDone;
 }
 
 // Copies device memory to missing pages of the application without waking anybody. Runs in the copy threads too.
-void Migrator::copy_home(const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept {
+void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave,
+                         Homecoming* result) noexcept {
   char* const contents = bounce_ + run.first * kPageSize;
-  if (int error = device_->copy_out(block.range(run), contents); error != 0) {
+  if (int error = device->copy_out(block.range(run), contents); error != 0) {
     if (error != -EAGAIN) result->failed.store(true, std::memory_order_relaxed);
     return;
   }
@@ -176,38 +178,38 @@ void Migrator::copy_home(const Block& block, PageRun run, Leave leave, Homecomin
 }
 
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
-Outcome Migrator::move_out(Block& block, PageRun run, unsigned urgent, Leave leave) noexcept {
+Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept {
   // Device writers wait from here until the pages have left; their faults are served afterwards.
-  if (on_device([&] { return device_->protect(block.range(run), Access::kRead); }) != 0) return Outcome::kAgain;
+  if (on_device([&] { return device->protect(block.range(run), Access::kRead); }) != 0) return Outcome::kAgain;
   Homecoming home;
-  const auto copy = [&](PageRun part) { copy_home(block, part, leave, &home); };
-  copy_in_parts(run, urgent, copy);
+  const auto copy = [&](PageRun part) { copy_home(device, block, part, leave, &home); };
+  copy_in_parts(device, run, urgent, copy);
   const PageMask away = PageMask(run) & ~home.arrived & ~home.skipped;
   const PageMask copied = home.arrived;
   const PageMask left_device = leave == Leave::kCopy ? home.skipped : home.arrived | home.skipped;
   for (PageRun done = left_device.next_run(0); done.count != 0; done = left_device.next_run(done.end())) {
-    on_device([&] { return device_->unmap(block.range(done)); });
-    block.device_to_host(done);
+    on_device([&] { return device->unmap(block.range(done)); });
+    block.device_to_host(device.index, done);
   }
   for (PageRun done = copied.next_run(0); done.count != 0; done = copied.next_run(done.end())) {
-    if (leave == Leave::kCopy) block.device_to_duplicated(done);
+    if (leave == Leave::kCopy) block.device_to_duplicated(device.index, done);
     counters_.add(&Statistics::pages_to_host, done.count);
     counters_.add(&Statistics::bytes_to_host, done.count * kPageSize);
     if (leave == Leave::kCopy) counters_.add(&Statistics::pages_duplicated, done.count);
     live_.note_migration(Live::To::kHost, done.count, done.count * kPageSize);
-    note(block.range(done), leave == Leave::kCopy ? hms::Action::kDuplicate : hms::Action::kMove, Live::To::kHost,
-         leave == Leave::kCopy ? hms::Reason::kReadInBulk : cause_.reason);
+    note(device, block.range(done), leave == Leave::kCopy ? hms::Action::kDuplicate : hms::Action::kMove,
+         Live::To::kHost, leave == Leave::kCopy ? hms::Reason::kReadInBulk : cause_.reason);
   }
   const PageMask done = home.arrived | home.skipped;
   for (PageRun part = done.next_run(0); part.count != 0; part = done.next_run(part.end())) {
-    if (device_->capabilities().memory_cpu_mappable) {
+    if (device->capabilities().memory_cpu_mappable) {
       blocks_.returns_of(block).note(part, to_ms(now_ns()), options_.coherent_window_ms);
     }
     host_.wake(block.range(part));
   }
   if (away.none()) return Outcome::kDone;
   for (PageRun rest = away.next_run(0); rest.count != 0; rest = away.next_run(rest.end())) {
-    on_device([&] { return device_->protect(block.range(rest), Access::kReadWrite); });
+    on_device([&] { return device->protect(block.range(rest), Access::kReadWrite); });
   }
   if (home.failed.load(std::memory_order_relaxed)) {
     log_error("device memory at {:#x} cannot be read", block.range(run).start);
@@ -223,52 +225,61 @@ Outcome Migrator::end_duplication_on_device(Block& block, unsigned page) noexcep
     return (other.returned() & other.on_host()) == PageMask::all();
   });
   if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
-  const PageMask wanted = PageMask(region) & block.duplicated();
   cause_.reason = hms::Reason::kWritten;
   Outcome outcome = Outcome::kDone;
-  for (PageRun run = wanted.next_run(0); run.count != 0 && outcome == Outcome::kDone;
-       run = wanted.next_run(run.end())) {
-    outcome = drop_device_copies(block, run);
+  for (AttachedDevice& device : devices_) {
+    const PageMask wanted = PageMask(region) & block.duplicated(device.index);
+    for (PageRun run = wanted.next_run(0); run.count != 0 && outcome == Outcome::kDone;
+         run = wanted.next_run(run.end())) {
+      outcome = drop_device_copies(device, block, run);
+    }
   }
   return outcome;
 }
 
 // The application may write its copies of `run` afterwards. What cannot be let go yet, because events are on their way,
 // is let go when it faults again.
-Outcome Migrator::drop_device_copies(Block& block, PageRun run) noexcept {
+Outcome Migrator::drop_device_copies(AttachedDevice& device, Block& block, PageRun run) noexcept {
   const Range range = block.range(run);
-  on_device([&] { return device_->unmap(range); });
-  block.duplicated_to_host(run);
-  note(range, hms::Action::kMove, Live::To::kHost, cause_.reason);
+  on_device([&] { return device->unmap(range); });
+  block.duplicated_to_host(device.index, run);
+  note(device, range, hms::Action::kMove, Live::To::kHost, cause_.reason);
   const int error = host_.write_protect(range, false);
   if (passes(error)) return Outcome::kAgain;
   host_.wake(range);  // also where the mapping is gone: the access finds out
   return Outcome::kDone;
 }
 
-Outcome Migrator::bring_home(Range range) noexcept {
+Outcome Migrator::bring_home(Range range, DeviceSet devices) noexcept {
   Outcome result = Outcome::kDone;
   blocks_.for_each(range, [&](Block& block) {
-    PageMask wanted(block.pages(range));
-    PageMask shared = block.coherent() & wanted;
-    for (PageRun run = shared.next_run(0); run.count != 0 && result == Outcome::kDone;
-         run = shared.next_run(run.end())) {
-      result = end_coherence(block, run);
-    }
-    PageMask away = block.device() & wanted;
-    for (PageRun run = away.next_run(0); run.count != 0 && result == Outcome::kDone; run = away.next_run(run.end())) {
-      result = move_out(block, run, run.first, Leave::kNothing);
-    }
-    PageMask both = block.duplicated() & wanted;
-    for (PageRun run = both.next_run(0); run.count != 0 && result == Outcome::kDone; run = both.next_run(run.end())) {
-      result = drop_device_copies(block, run);
+    const PageMask wanted(block.pages(range));
+    for (AttachedDevice& device : devices_) {
+      if ((devices & device.set()) == 0 || result != Outcome::kDone) continue;
+      result = bring_home_from(device, block, wanted);
     }
     if (result != Outcome::kDone) return;
-    PageMask copies = block.snapshot() & wanted;
-    for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) drop_snapshot(block, run);
-    stop_tracking(block, range);
+    if ((block.needs_tracking() & wanted).none()) stop_tracking(block, range);
     blocks_.remove_if_empty(block);
   });
+  return result;
+}
+
+Outcome Migrator::bring_home_from(AttachedDevice& device, Block& block, const PageMask& wanted) noexcept {
+  Outcome result = Outcome::kDone;
+  const PageMask shared = block.coherent(device.index) & wanted;
+  for (PageRun run = shared.next_run(0); run.count != 0 && result == Outcome::kDone; run = shared.next_run(run.end())) {
+    result = end_coherence(device, block, run);
+  }
+  const PageMask away = block.device(device.index) & wanted;
+  for (PageRun run = away.next_run(0); run.count != 0 && result == Outcome::kDone; run = away.next_run(run.end())) {
+    result = move_out(device, block, run, run.first, Leave::kNothing);
+  }
+  const PageMask both = block.duplicated(device.index) & wanted;
+  for (PageRun run = both.next_run(0); run.count != 0 && result == Outcome::kDone; run = both.next_run(run.end())) {
+    result = drop_device_copies(device, block, run);
+  }
+  if (result == Outcome::kDone) drop_snapshots(device, block, wanted);
   return result;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
@@ -54,7 +55,9 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       blocks_(memory, &live),
       staging_(host, copiers),
       snapshot_blocks_(memory),
-      moved_pages_(memory) {}
+      moved_pages_(memory) {
+  for (unsigned i = 0; i < kMaxDevices; ++i) devices_[i].index = i;
+}
 
 Result<void> Migrator::open() {
   // A coherent run in the middle of a mapping makes three of one. A quarter of what the process may have is left to us.
@@ -63,16 +66,54 @@ Result<void> Migrator::open() {
   return staging_.open();
 }
 
-void Migrator::note(Range range, hms::Action action, Live::To to, hms::Reason reason) noexcept {
+void Migrator::note(const AttachedDevice& device, Range range, hms::Action action, Live::To to,
+                    hms::Reason reason) noexcept {
   hms::Uid from = hms::live::kHostMemory;
-  hms::Uid target = hms::live::device_memory(0);
+  hms::Uid target = hms::live::device_memory(device.index);
   if (to == Live::To::kHost) std::swap(from, target);
   if (reason == hms::Reason::kFirstTouch) from = hms::live::kNowhere;
   live_.note_decision({range, cause_.requester, from, target, cause_.access, action, reason});
 }
 
+AttachedDevice* Migrator::attach(DeviceOperations* operations) noexcept {
+  AttachedDevice* device = find(operations);
+  if (device == nullptr) device = find(nullptr);  // a free record
+  if (device == nullptr) return nullptr;
+  device->operations = operations;
+  end_sharing({0, ~std::uint64_t{0}}, device->set());
+  return device;
+}
+
+AttachedDevice* Migrator::find(const DeviceOperations* operations) noexcept {
+  const auto found = std::find_if(devices_.begin(), devices_.end(),
+                                  [&](const AttachedDevice& device) { return device.operations == operations; });
+  return found == devices_.end() ? nullptr : &*found;
+}
+
+bool Migrator::has_devices() const noexcept {
+  return std::any_of(devices_.begin(), devices_.end(),
+                     [](const AttachedDevice& device) { return device.operations != nullptr; });
+}
+
+AttachedDevice& Migrator::holder(const Block& block, unsigned page) noexcept {
+  unsigned device = block.owner(page);
+  if (device == kMaxDevices) device = 0;
+  while (device + 1 < kMaxDevices && !block.in_memory_of(device).test(page)) ++device;
+  return devices_[device];
+}
+
 bool Migrator::discard_is_recent(const Block& block) const noexcept {
   return block.discarding().any() && now_ns() - block.discarding_since_ns() < kDiscardGraceNs;
+}
+
+// No device maps or holds anything of `pages` any more; the masks stay.
+void Migrator::empty_device_memory(const Block& block, const PageMask& pages) noexcept {
+  for (AttachedDevice& device : devices_) {
+    const PageMask gone = block.in_memory_of(device.index) & pages;
+    for (PageRun run = gone.next_run(0); run.count != 0; run = gone.next_run(run.end())) {
+      on_device([&] { return device->unmap(block.range(run)); });
+    }
+  }
 }
 
 void Migrator::unmapped(Range range, bool during_operation) noexcept {
@@ -81,10 +122,7 @@ void Migrator::unmapped(Range range, bool during_operation) noexcept {
   end_watching(range);
   blocks_.for_each(range, [&](Block& block) {
     PageRun run = block.pages(range);
-    PageMask gone = block.in_device_memory() & PageMask(run);
-    for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
-      on_device([&] { return device_->unmap(block.range(part)); });
-    }
+    empty_device_memory(block, PageMask(run));
     if (during_operation) {
       // The application unmapped these pages while we were replacing their mapping: ours may lie there now. Nobody owns
       // it.
@@ -116,21 +154,21 @@ void Migrator::discarded(Range range) noexcept {
     PageMask wanted(block.pages(range));
     // Device memory shows zeros from now on. Coherent pages lose the application's entry with it, and its next access
     // finds no page and faults here; the mapping stays.
-    PageMask gone = block.in_device_memory() & wanted;
-    for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
-      on_device([&] { return device_->unmap(block.range(part)); });
+    empty_device_memory(block, wanted);
+    PageMask on_host = block.on_host();
+    for (unsigned device = 0; device < kMaxDevices; ++device) {
+      const PageMask both = block.duplicated(device) & wanted;
+      for (PageRun part = both.next_run(0); part.count != 0; part = both.next_run(part.end()))
+        block.duplicated_to_host(device, part);
+      on_host |= both;
+      const PageMask copies = block.snapshot(device) & wanted;
+      for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end()))
+        block.snapshot_to_host(device, part);
+      const PageMask away = block.device(device) & wanted;
+      for (PageRun part = away.next_run(0); part.count != 0; part = away.next_run(part.end()))
+        block.device_to_discarded(device, part);
     }
-    PageMask both = block.duplicated() & wanted;
-    for (PageRun part = both.next_run(0); part.count != 0; part = both.next_run(part.end()))
-      block.duplicated_to_host(part);
-    PageMask on_host = block.on_host() & block.registered() & wanted;
-    PageMask on_device_only = block.device() & wanted;
-    for (PageRun part = on_device_only.next_run(0); part.count != 0; part = on_device_only.next_run(part.end())) {
-      block.device_to_discarded(part);
-    }
-    PageMask copies = block.snapshot() & wanted;
-    for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end()))
-      block.snapshot_to_host(part);
+    on_host &= block.registered() & wanted;
     if (on_host.any()) block.mark_discarding(on_host, now);
     blocks_.remove_if_empty(block);
   });
@@ -151,7 +189,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       PageState state = block.state(page);
       if (state == PageState::kCoherent) {
         coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
-        moved_pages_.push_back({old_range.start, new_range.start, false});
+        moved_pages_.push_back({block.owner(page), old_range.start, new_range.start, false});
         kept.set(page);
         continue;
       }
@@ -160,22 +198,21 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       target.forget(target_run);
       target.mark_registered(target_run);
       watch(new_range, PROT_READ | PROT_WRITE);
-      if (state == PageState::kDevice && carry(old_range, new_range)) target.host_to_device(target_run);
+      if (state == PageState::kDevice && carry(holder(block, page), old_range, new_range)) {
+        target.host_to_device(block.owner(page), target_run);
+      }
       if (state == PageState::kDevice) host_.wake(new_range);
     }
-    PageMask gone = block.in_device_memory() & PageMask(all) & ~kept;
-    for (PageRun part = gone.next_run(0); part.count != 0; part = gone.next_run(part.end())) {
-      on_device([&] { return device_->unmap(block.range(part)); });
-    }
+    empty_device_memory(block, PageMask(all) & ~kept);
     block.forget(all);
     blocks_.remove_if_empty(block);
   });
 }
 
-// Copies one page of device memory to another address.
-bool Migrator::carry(Range from, Range to) noexcept {
-  int error = on_device([&] { return device_->copy_out(from, bounce_); });
-  if (error == 0) error = on_device([&] { return device_->copy_in(to, bounce_); });
+// Copies one page of the device's memory to another address.
+bool Migrator::carry(AttachedDevice& device, Range from, Range to) noexcept {
+  int error = on_device([&] { return device->copy_out(from, bounce_); });
+  if (error == 0) error = on_device([&] { return device->copy_in(to, bounce_); });
   if (error != 0)
     log_error("device memory of {:#x} could not be moved to {:#x}: error {}", from.start, to.start, -error);
   return error == 0;
@@ -192,7 +229,7 @@ void Migrator::follow_moved(Range from, std::uint64_t to) noexcept {
 void Migrator::drop_moved(Range range) noexcept {
   std::erase_if(moved_pages_, [&](const MovedPage& page) {
     if (page.address < range.start || page.address >= range.end()) return false;
-    on_device([&] { return device_->unmap({page.origin, kPageSize}); });
+    on_device([&] { return devices_[page.device]->unmap({page.origin, kPageSize}); });
     return true;
   });
 }
@@ -202,7 +239,7 @@ Outcome Migrator::place_moved() noexcept {
     MovedPage page = moved_pages_.back();
     // Taken away from the application first, so that nothing is written there any more; what it touches then faults and
     // waits for us.
-    int error = replace_mapping({page.address, kPageSize}, Backing::kEmpty);
+    int error = replace_mapping({page.address, kPageSize}, nullptr);
     if (passes(error)) return Outcome::kAgain;
     moved_pages_.pop_back();
     if (error != 0) {
@@ -224,8 +261,9 @@ void Migrator::place(const MovedPage& page) noexcept {
   block.forget(run);
   block.mark_registered(run);
   watch(range, PROT_READ | PROT_WRITE);
-  if (!page.discarded && carry(origin, range)) block.host_to_device(run);
-  on_device([&] { return device_->unmap(origin); });
+  AttachedDevice& device = devices_[page.device];
+  if (!page.discarded && carry(device, origin, range)) block.host_to_device(device.index, run);
+  on_device([&] { return device->unmap(origin); });
   host_.wake(range);
 }
 

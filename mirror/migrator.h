@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moves pages between the application and a device, and answers the faults of both. Every change of where a page lives
+// Moves pages between the application and devices, and answers the faults of both. Every change of where a page lives
 // is made here.
 //
 // One operation at a time, in the service thread, and none of them waits for the application: an operation that meets
@@ -19,6 +19,7 @@
 
 #include "device/packet.h"
 #include "mirror/address_space.h"
+#include "mirror/attached_device.h"
 #include "mirror/block_table.h"
 #include "mirror/copy_threads.h"
 #include "mirror/host_agent.h"
@@ -54,27 +55,29 @@ class Migrator {
   // Maps what it needs of the window and reads system limits. Before the threads start.
   Result<void> open();
 
-  void attach(DeviceOperations* device) {
-    device_ = device;
-    end_sharing_all();  // a new process maps no files
-  }
-  DeviceOperations* device() const { return device_; }
+  // The device's record, which stays where it is. A device that is attached already has a new process, which maps no
+  // files. Null: there are kMaxDevices already.
+  AttachedDevice* attach(DeviceOperations* operations) noexcept;
+  // Null: it is not attached.
+  AttachedDevice* find(const DeviceOperations* operations) noexcept;
+  AttachedDevice& device(unsigned index) noexcept { return devices_[index]; }
+  bool has_devices() const noexcept;
 
-  Verdict serve_device(const DeviceFault& fault) noexcept;
+  Verdict serve_device(AttachedDevice& device, const DeviceFault& fault) noexcept;
   Outcome serve_host(const HostFault& fault) noexcept;
 
   // What follows is done because a program asks for it.
   void begin_request() noexcept { cause_ = Cause{}; }
-  // Takes the pages of `range` that can be moved to the device, faults or not.
-  Outcome bring_in(Range range, Untouched untouched) noexcept;
-  // The pages of the block around `block_address` that live on the device, or on both sides.
-  PageMask device_pages(std::uint64_t block_address) noexcept;
-  // Everything of `range` comes home, and its blocks are forgotten.
-  Outcome bring_home(Range range) noexcept;
+  // Takes the pages of `range` that can be moved to `device`, faults or not.
+  Outcome bring_in(AttachedDevice& device, Range range, Untouched untouched) noexcept;
+  // The pages of the block around `block_address` that live on `device`, or on both sides.
+  PageMask device_pages(const AttachedDevice& device, std::uint64_t block_address) noexcept;
+  // Everything of `range` that `devices` hold comes home. Blocks of which no device holds anything are forgotten.
+  Outcome bring_home(Range range, DeviceSet devices = kAllDevices) noexcept;
   void drop_snapshots() noexcept;
   // Any thread: true from before a device sees a snapshot until they are dropped.
   bool has_snapshots() const noexcept { return has_snapshots_.load(std::memory_order_acquire); }
-  // The device maps no file any more.
+  // No device maps a file any more.
   void end_sharing_all() noexcept { end_sharing({0, ~std::uint64_t{0}}); }
   // Any thread: false if what devices rely on in the application's mappings has changed; then apply_layout().
   bool layout_unchanged() noexcept { return watch_.unchanged(space_); }
@@ -94,6 +97,7 @@ class Migrator {
   // A page that moved while it was coherent: the application's mapping at `address` still shows device memory of
   // `origin`. Nothing is served while there is one, so the device page of `origin` is nobody else's.
   struct MovedPage {
+    unsigned device;
     std::uint64_t origin;
     std::uint64_t address;
     bool discarded;  // by MADV_DONTNEED at the new address
@@ -101,54 +105,64 @@ class Migrator {
   void follow_moved(Range from, std::uint64_t to) noexcept;
   void drop_moved(Range range) noexcept;
   void place(const MovedPage& page) noexcept;
-  bool carry(Range from, Range to) noexcept;
+  bool carry(AttachedDevice& device, Range from, Range to) noexcept;
+
+  void empty_device_memory(const Block& block, const PageMask& pages) noexcept;
+  // The device that can tell what `page`, which some device holds, contains.
+  AttachedDevice& holder(const Block& block, unsigned page) noexcept;
 
   // eviction.cpp: device memory has a size
-  bool has_room(std::uint64_t bytes) noexcept;
-  // Makes room for `bytes` more of device memory by sending other blocks than `keep` home. kFailed: nothing more can
-  // go.
-  Outcome make_room(std::uint64_t bytes, const Block& keep) noexcept;
+  bool has_room(AttachedDevice& device, std::uint64_t bytes) noexcept;
+  // Makes room for `bytes` more in the device's memory by sending other blocks than `keep` home. kFailed: nothing more
+  // can go.
+  Outcome make_room(AttachedDevice& device, std::uint64_t bytes, const Block& keep) noexcept;
 
   // migrate_in.cpp: host to device
-  Verdict register_around(std::uint64_t address, Access access, Block** block, bool* served) noexcept;
-  Verdict migrate_in(Block& block, unsigned page) noexcept;
+  Verdict register_around(AttachedDevice& device, std::uint64_t address, Access access, Block** block,
+                          bool* served) noexcept;
+  Verdict migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
   // `urgent`: the page of `run` that is waited for; it is copied first.
-  Verdict move_in(Block& block, PageRun run, unsigned urgent) noexcept;
-  Verdict move_in_stubborn(Block& block, PageRun run, int error, unsigned* served) noexcept;
-  Verdict adopt(Block& block, PageRun run, const PageMask& present, std::uint64_t staging, unsigned urgent) noexcept;
-  Verdict copy_in_protected(Block& block, PageRun run) noexcept;
+  Verdict move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept;
+  Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
+  Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
+                unsigned urgent) noexcept;
+  Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run) noexcept;
   // The device wants to write pages of which the application has copies too: those go. `mapped`: it can read `page`.
-  Verdict end_duplication_on_host(Block& block, unsigned page, bool mapped) noexcept;
-  Verdict drop_host_copies(Block& block, PageRun run) noexcept;
-  Verdict discard_host_copies(Block& block, PageRun run) noexcept;
-  Verdict take_snapshot(Block& block, unsigned page, const MappingInfo& mapping) noexcept;
+  Verdict end_duplication_on_host(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
+  Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  Verdict take_snapshot(AttachedDevice& device, Block& block, unsigned page, const MappingInfo& mapping) noexcept;
   int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
   Verdict wait_for_unpinning(std::uint64_t address) noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
-  void grant(Range range, Access access) noexcept;
+  void grant(AttachedDevice& device, Range range, Access access) noexcept;
   void count_replay() noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
   void put_copy_back(std::uint64_t address, std::uint64_t staging) noexcept;
-  void drop_snapshot(Block& block, PageRun run) noexcept;
+  // What devices have of `pages` as snapshots goes.
+  void drop_snapshots(Block& block, const PageMask& pages) noexcept;
+  void drop_snapshots(AttachedDevice& device, Block& block, const PageMask& pages) noexcept;
 
   // requested.cpp: what a program asks for
-  Outcome bring_part_in(Range part, Untouched untouched) noexcept;
+  Outcome bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept;
   void leave_thread_control_blocks(Block& block, Range part, const PageMask& present, PageMask* wanted) noexcept;
 
   // private_files.cpp: private mappings of files become anonymous memory
-  Outcome make_anonymous(std::uint64_t address, const MappingInfo& mapping) noexcept;
+  Outcome make_anonymous(AttachedDevice& device, std::uint64_t address, const MappingInfo& mapping) noexcept;
   PageRun anonymous_chunk(const Block& block, unsigned page, const MappingInfo& mapping) noexcept;
-  int make_run_anonymous(Block& block, PageRun run) noexcept;
-  void show_contents(Block& block, PageRun run) noexcept;
+  int make_run_anonymous(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  void show_contents(AttachedDevice& device, Block& block, PageRun run) noexcept;
 
-  // shared_files.cpp: shared mappings of files, mapped into the device
-  std::optional<Verdict> share_file(std::uint64_t address, Access access, const MappingInfo& mapping) noexcept;
+  // shared_files.cpp: shared mappings of files, mapped into the devices
+  std::optional<Verdict> share_file(DeviceSet devices, std::uint64_t address, Access access,
+                                    const MappingInfo& mapping) noexcept;
   std::nullopt_t refuse_file(std::uint64_t address, const MappingInfo& mapping, const char* reason, int error) noexcept;
-  void end_sharing(Range range) noexcept;
+  void unmap_file(Range range, DeviceSet devices) noexcept;
+  void end_sharing(Range range, DeviceSet devices = kAllDevices) noexcept;
   // The device relies on `range`, which shows no file, being mapped with `protection`.
   void watch(Range range, int protection) noexcept {
     end_sharing(range);
-    watch_.add({range, protection});
+    watch_.add({.range = range, .protection = protection});
   }
   // Nothing is expected of the application's mappings in `range` any more.
   void end_watching(Range range) noexcept {
@@ -158,7 +172,7 @@ class Migrator {
 
   // layout.cpp: what the application may do
   Outcome apply_layout_to(const LayoutWatch::Span& span, bool* changed) noexcept;
-  Outcome follow_file(Range part, const MappingInfo& mapping) noexcept;
+  Outcome follow_file(DeviceSet devices, Range part, const MappingInfo& mapping) noexcept;
   Outcome follow_protection(Range part, const MappingInfo& mapping) noexcept;
   Access host_access(std::uint64_t address) noexcept;
 
@@ -166,16 +180,18 @@ class Migrator {
   Outcome bring_region_home(Block& block, unsigned page, bool write) noexcept;
   enum class Leave : std::uint8_t { kNothing, kCopy };  // on the device
   // `urgent`: the page of `run` that is waited for; it is copied first.
-  Outcome move_out(Block& block, PageRun run, unsigned urgent, Leave leave) noexcept;
+  Outcome move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept;
   struct Homecoming {
     PageMask arrived;  // pages that the application has from the device now
     PageMask skipped;  // pages that it does not need: it has newer ones, or no mapping for them any more
     std::atomic<bool> failed{false};
   };
-  void copy_home(const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
+  void copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
   // The application wants to write pages of which the device has copies too: those go.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
-  Outcome drop_device_copies(Block& block, PageRun run) noexcept;
+  Outcome drop_device_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  // What `device` holds of `wanted` comes home.
+  Outcome bring_home_from(AttachedDevice& device, Block& block, const PageMask& wanted) noexcept;
   // How much goes with `page`: the dense region around it, the whole block in a stream.
   template <typename IsThere>
   PageRun region_around(const Block& block, unsigned page, const PageMask& there, const PageMask& candidates,
@@ -185,14 +201,15 @@ class Migrator {
   void stop_unknown_tracking(const Block* block, std::uint64_t address) noexcept;
 
   // coherence.cpp: one memory for both
-  enum class Backing : std::uint8_t { kDeviceMemory, kEmpty };
   bool wants_coherence(const Block& block, unsigned page) const noexcept;
-  Outcome make_coherent(Block& block, unsigned page) noexcept;
-  Outcome make_run_coherent(Block& block, PageRun run) noexcept;
-  Outcome end_coherence(Block& block, PageRun run) noexcept;
-  Outcome serve_coherent(Block& block, const HostFault& fault) noexcept;
-  int replace_mapping(Range range, Backing backing) noexcept;
-  void find_thread_control_blocks(Block& block, PageRun run) noexcept;
+  // In the memory of `device`, from where other devices' pages are left alone.
+  Outcome make_coherent(AttachedDevice& device, Block& block, unsigned page) noexcept;
+  Outcome make_run_coherent(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  Outcome end_coherence(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  Outcome serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept;
+  // `memory`: the device whose memory the range shows from then on; null: nothing.
+  int replace_mapping(Range range, const AttachedDevice* memory) noexcept;
+  void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;
 
   // What the operation at hand is for.
   struct Cause {
@@ -200,13 +217,14 @@ class Migrator {
     hms::Access access = hms::Access::kRead;
     hms::Reason reason = hms::Reason::kAsked;  // of the moves that it makes
   };
-  // Tells other processes what has been done with `range`, by the mirror's own rules.
-  void note(Range range, hms::Action action, Live::To to, hms::Reason reason) noexcept;
+  // Tells other processes what has been done with `range`, between the application and `device`, by the mirror's own
+  // rules.
+  void note(const AttachedDevice& device, Range range, hms::Action action, Live::To to, hms::Reason reason) noexcept;
 
   // Splits `run` into parts and calls copy(PageRun) for each, on several CPUs if the device allows it; the part with
   // `urgent` first. A part's pages share no word of a PageMask with another part's.
   template <typename Copy>
-  void copy_in_parts(PageRun run, unsigned urgent, Copy copy) noexcept;
+  void copy_in_parts(const AttachedDevice& device, PageRun run, unsigned urgent, Copy copy) noexcept;
   bool discard_is_recent(const Block& block) const noexcept;
   // Calls a device operation until it is not told to read host events first.
   template <typename Operation>
@@ -221,15 +239,13 @@ class Migrator {
   Counters& counters_;
   MirrorOptions options_;
   std::pmr::memory_resource* memory_;
-  DeviceOperations* device_ = nullptr;
+  std::array<AttachedDevice, kMaxDevices> devices_;
   BlockTable blocks_;
   Staging staging_;
   char* bounce_ = nullptr;                           // kBlockSize bytes of pinned memory for contents on their way
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
   std::pmr::vector<MovedPage> moved_pages_;
   std::atomic<bool> has_snapshots_{false};
-  std::uint64_t room_ = 0;               // bytes of device memory that may be filled before its use is looked at again
-  std::uint64_t clock_hand_ = 0;         // address where eviction goes on
   std::uint64_t coherent_mappings_ = 0;  // an upper bound of the mappings that coherent runs split off
   std::uint64_t coherent_mappings_limit_ = 0;
   bool told_coherent_limit_ = false;
@@ -268,8 +284,8 @@ PageRun Migrator::region_around(const Block& block, unsigned page, const PageMas
 }
 
 template <typename Copy>
-void Migrator::copy_in_parts(PageRun run, unsigned urgent, Copy copy) noexcept {
-  if (!device_->capabilities().parallel_copies) return copy(run);
+void Migrator::copy_in_parts(const AttachedDevice& device, PageRun run, unsigned urgent, Copy copy) noexcept {
+  if (!device->capabilities().parallel_copies) return copy(run);
   constexpr unsigned kPartPages = 64;
   const unsigned first = run.first / kPartPages;
   const unsigned parts = (run.end() - 1) / kPartPages - first + 1;

@@ -92,13 +92,13 @@ class MirrorHandle final : public Mirror {
     Range pages{page_down(range.start), page_up(range.end()) - page_down(range.start)};
     if (alive()) service_->request({Request::Kind::kBringHome, pages, nullptr});
   }
-  int bring_in(Range range, Untouched untouched) noexcept override {
+  int bring_in(DeviceOperations& device, Range range, Untouched untouched) noexcept override {
     Range pages{page_down(range.start), page_up(range.end()) - page_down(range.start)};
-    return alive() ? service_->request({Request::Kind::kBringIn, pages, nullptr, untouched}) : -ENODEV;
+    return alive() ? service_->request({Request::Kind::kBringIn, pages, &device, untouched}) : -ENODEV;
   }
-  PageMask device_pages(std::uint64_t address) noexcept override {
+  PageMask device_pages(DeviceOperations& device, std::uint64_t address) noexcept override {
     PageMask pages;
-    if (alive()) service_->request({Request::Kind::kDevicePages, {address, kPageSize}, nullptr}, &pages);
+    if (alive()) service_->request({Request::Kind::kDevicePages, {address, kPageSize}, &device}, &pages);
     return pages;
   }
   void hold_home() noexcept override {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mirror: keeps a device's view of the application's address space equal to the application's own. It answers
+// The mirror: keeps devices' views of the application's address space equal to the application's own. It answers
 // device page faults by migrating or mapping pages, answers CPU faults on pages that are away, applies the host's
 // address-space events, and makes pages that go back and forth coherent. No OpenCL in it.
 //
@@ -55,11 +55,11 @@ class Mirror {
 
   // Brings every page of `range` home to the host and forgets its blocks; used before fork and by a buffer's owner.
   virtual void bring_home(Range range) noexcept = 0;
-  // Moves the pages of `range` to the device, those that can be moved. 0; -ENODEV: no device is attached; -EBUSY:
-  // everything is held at home.
-  virtual int bring_in(Range range, Untouched untouched) noexcept = 0;
-  // The pages of the 2 MiB block around `address` that live on the device, or on both sides.
-  virtual PageMask device_pages(std::uint64_t address) noexcept = 0;
+  // Moves the pages of `range` to `device`, those that can be moved. 0; -ENODEV: it is not attached; -EBUSY: everything
+  // is held at home.
+  virtual int bring_in(DeviceOperations& device, Range range, Untouched untouched) noexcept = 0;
+  // The pages of the 2 MiB block around `address` that live on `device`, or on both sides.
+  virtual PageMask device_pages(DeviceOperations& device, std::uint64_t address) noexcept = 0;
   // Brings everything home and holds device faults until release_hold(). The host owns all pages meanwhile. Nests.
   virtual void hold_home() noexcept = 0;
   virtual void release_hold() noexcept = 0;

@@ -17,13 +17,13 @@
 namespace mirrorcl::mirror {
 
 // kFailed: this memory stays as it is, and the reason has been told.
-Outcome Migrator::make_anonymous(std::uint64_t address, const MappingInfo& mapping) noexcept {
+Outcome Migrator::make_anonymous(AttachedDevice& device, std::uint64_t address, const MappingInfo& mapping) noexcept {
   Block& block = blocks_.find_or_create(address);
   const PageRun run = anonymous_chunk(block, page_in_block(address), mapping);
-  int error = run.count == 0 ? -EOPNOTSUPP : make_run_anonymous(block, run);
+  int error = run.count == 0 ? -EOPNOTSUPP : make_run_anonymous(device, block, run);
   // Parts of the chunk may lie behind the end of the file.
   if (error == -EFAULT && mapping.page_size == kPageSize) {
-    error = make_run_anonymous(block, {page_in_block(address), 1});
+    error = make_run_anonymous(device, block, {page_in_block(address), 1});
   }
   blocks_.remove_if_empty(block);
   if (error == 0) return Outcome::kDone;
@@ -50,48 +50,45 @@ PageRun Migrator::anonymous_chunk(const Block& block, unsigned page, const Mappi
 }
 
 // 0; -EAGAIN: the application changes something there; or -errno. Nothing has happened unless it is 0.
-int Migrator::make_run_anonymous(Block& block, PageRun run) noexcept {
+int Migrator::make_run_anonymous(AttachedDevice& device, Block& block, PageRun run) noexcept {
   const Range range = block.range(run);
   // Every page becomes the process's own, as if it had written to it.
   if (int error = agent_.make_exclusive(range, events_, host_); error != 0) return error;
   if (int error = page_pipe_.put(range, agent_, events_); error != 0) return error;
   // A page that the application has discarded meanwhile would be shown by the file again, and written elsewhere.
   int error = space_.all_private(range);
-  if (error == 0) error = replace_mapping(range, Backing::kEmpty);
+  if (error == 0) error = replace_mapping(range, nullptr);
   if (error != 0) {
     page_pipe_.drop();
     return error;
   }
-  const PageMask copies = block.snapshot() & PageMask(run);
-  for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end())) {
-    drop_snapshot(block, part);
-  }
+  drop_snapshots(block, PageMask(run));
   block.mark_registered(run);
   watch(range, PROT_READ | PROT_WRITE);
   counters_.add(&Statistics::pages_made_anonymous, run.count);
   if (error = page_pipe_.take(bounce_, range.size); error != 0) {
     log_error("the contents of {:#x}-{:#x} are lost: error {}", range.start, range.end(), -error);
   }
-  show_contents(block, run);
+  show_contents(device, block, run);
   return 0;
 }
 
 // Puts `bounce_` into the empty pages of `run`; where an event stands in the way, into device memory, from where the
 // page comes home like any other.
-void Migrator::show_contents(Block& block, PageRun run) noexcept {
+void Migrator::show_contents(AttachedDevice& device, Block& block, PageRun run) noexcept {
   const Range range = block.range(run);
   auto progress = host_.copy(range, reinterpret_cast<std::uint64_t>(bounce_), Userfaultfd::Wake::kYes);
   const auto shown = static_cast<unsigned>(progress.done / kPageSize);
   if (shown == run.count) return;
   const PageRun rest{run.first + shown, run.count - shown};
   const long error = insist(
-      [&] { return on_device([&] { return device_->copy_in(block.range(rest), bounce_ + shown * kPageSize); }); });
+      [&] { return on_device([&] { return device->copy_in(block.range(rest), bounce_ + shown * kPageSize); }); });
   if (error != 0) {
     log_error("the contents of {:#x} are lost: device memory refused them with error {}", block.range(rest).start,
               -error);
     return;
   }
-  block.host_to_device(rest);
+  block.host_to_device(device.index, rest);
   host_.wake(range);
 }
 

@@ -4,14 +4,14 @@
 
 namespace mirrorcl::mirror {
 
-Outcome Migrator::bring_in(Range range, Untouched untouched) noexcept {
+Outcome Migrator::bring_in(AttachedDevice& device, Range range, Untouched untouched) noexcept {
   for (std::uint64_t address = range.start; address < range.end();) {
     if (events_.has_events()) return Outcome::kAgain;  // what has happened to the range comes first
     const auto mapping = space_.query(address);
     std::uint64_t end = std::min(range.end(), block_down(address) + kBlockSize);
     end = std::min(end, mapping ? mapping->range.end() : address + kPageSize);
     if (mapping && mapping->migratable()) {
-      if (bring_part_in({address, end - address}, untouched) == Outcome::kAgain) return Outcome::kAgain;
+      if (bring_part_in(device, {address, end - address}, untouched) == Outcome::kAgain) return Outcome::kAgain;
     }
     address = end;
   }
@@ -19,7 +19,7 @@ Outcome Migrator::bring_in(Range range, Untouched untouched) noexcept {
 }
 
 // `part` lies in one block and one mapping. What cannot be moved is left out.
-Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
+Outcome Migrator::bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept {
   replay_uncounted_ = false;
   const unsigned first = page_in_block(part.start);
   PageMask present;
@@ -28,7 +28,7 @@ Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
   Block* block = blocks_.find(part.start);
   if (block == nullptr || !block->registered(first)) {
     bool served = false;
-    const Verdict verdict = register_around(part.start, Access::kReadWrite, &block, &served);
+    const Verdict verdict = register_around(device, part.start, Access::kReadWrite, &block, &served);
     if (verdict.outcome != Outcome::kDone || served) {
       return verdict.outcome == Outcome::kAgain ? Outcome::kAgain : Outcome::kDone;
     }
@@ -43,11 +43,11 @@ Outcome Migrator::bring_part_in(Range part, Untouched untouched) noexcept {
   }
   leave_thread_control_blocks(*block, part, present, &wanted);
   if (wanted.none()) return Outcome::kDone;
-  block->recently_used = true;
-  const Outcome room = make_room(wanted.count() * kPageSize, *block);
+  block->recently_used |= device.set();
+  const Outcome room = make_room(device, wanted.count() * kPageSize, *block);
   if (room != Outcome::kDone) return room == Outcome::kAgain ? Outcome::kAgain : Outcome::kDone;
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-    if (move_in(*block, run, run.first).outcome == Outcome::kAgain) return Outcome::kAgain;
+    if (move_in(device, *block, run, run.first).outcome == Outcome::kAgain) return Outcome::kAgain;
   }
   return Outcome::kDone;
 }
@@ -69,9 +69,9 @@ void Migrator::leave_thread_control_blocks(Block& block, Range part, const PageM
   }
 }
 
-PageMask Migrator::device_pages(std::uint64_t block_address) noexcept {
+PageMask Migrator::device_pages(const AttachedDevice& device, std::uint64_t block_address) noexcept {
   const Block* block = blocks_.find(block_address);
-  return block == nullptr ? PageMask() : block->in_device_memory() & ~block->snapshot();
+  return block == nullptr ? PageMask() : block->in_memory_of(device.index) & ~block->snapshot(device.index);
 }
 
 }  // namespace mirrorcl::mirror

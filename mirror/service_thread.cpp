@@ -5,6 +5,8 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
@@ -25,8 +27,8 @@ ServiceThread::ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace 
       events_(host_, &arena),
       migrator_(host_, space_, events_, agent_, copiers_, live_, options, &arena),
       notifier_(events_, migrator_),
-      device_faults_(&arena) {
-  device_faults_.reserve(256);
+      devices_{DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena)} {
+  static_assert(kMaxDevices == 4);
 }
 
 Result<void> ServiceThread::start() {
@@ -67,10 +69,10 @@ void ServiceThread::close_in_child() noexcept {
   agent_.close_in_child();
 }
 
-int ServiceThread::watch(int fd, Source source) noexcept {
+int ServiceThread::watch(int fd, Source source, unsigned device) noexcept {
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.u64 = static_cast<std::uint64_t>(source);
+  event.data.u64 = std::uint64_t{device} << 32 | static_cast<std::uint32_t>(source);
   return static_cast<int>(raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_ADD, fd, &event));
 }
 
@@ -111,12 +113,14 @@ void ServiceThread::run() noexcept {
 
 void ServiceThread::wait() noexcept {
   // What was read while the agent worked does not show up in epoll again.
-  bool busy = events_.has_events() || !events_.faults().empty() || (holds_ == 0 && !device_faults_.empty());
+  bool busy = events_.has_events() || !events_.faults().empty() || (holds_ == 0 && has_device_faults());
   std::int64_t timeout_ns = busy ? (retry_ ? kRetryNs : 0) : retry_ ? kRetryNs : resting_ ? -1 : kRestNs;
   events_.settle();
   timespec timeout{timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
-  epoll_event ready[4];
-  long count = raw_syscall(SYS_epoll_pwait2, epoll_.get(), ready, 4, timeout_ns < 0 ? nullptr : &timeout, nullptr, 0);
+  constexpr int kMaxReady = 2 + 2 * kMaxDevices;
+  epoll_event ready[kMaxReady];
+  long count =
+      raw_syscall(SYS_epoll_pwait2, epoll_.get(), ready, kMaxReady, timeout_ns < 0 ? nullptr : &timeout, nullptr, 0);
   if (count == 0 && timeout_ns == kRestNs) {
     migrator_.rest();
     resting_ = true;
@@ -124,7 +128,8 @@ void ServiceThread::wait() noexcept {
   }
   resting_ = resting_ && count <= 0;
   for (long i = 0; i < count; ++i) {
-    switch (static_cast<Source>(ready[i].data.u64)) {
+    const auto device = static_cast<unsigned>(ready[i].data.u64 >> 32);
+    switch (static_cast<Source>(ready[i].data.u64 & 0xffff'ffff)) {
       case Source::kHost:
         break;  // read in any case, before anything else is done
       case Source::kRequests: {
@@ -133,10 +138,10 @@ void ServiceThread::wait() noexcept {
         break;
       }
       case Source::kDeviceFaults:
-        device_ready_ = true;
+        devices_[device].ready = true;
         break;
       case Source::kDeviceLost:
-        device_lost();
+        device_lost(device);
         break;
     }
   }
@@ -171,27 +176,38 @@ void ServiceThread::serve_host_faults() noexcept {
   faults.resize(kept);
 }
 
+bool ServiceThread::has_device_faults() const noexcept {
+  return std::any_of(devices_.begin(), devices_.end(),
+                     [](const DeviceEvents& device) { return !device.faults.empty(); });
+}
+
 void ServiceThread::serve_device_faults() noexcept {
-  DeviceOperations* device = migrator_.device();
-  if (device == nullptr) return;
-  if (device_ready_) {
-    device_ready_ = false;
+  for (unsigned device = 0; device < kMaxDevices; ++device) {
+    if (devices_[device].ready || !devices_[device].faults.empty()) {
+      serve_device_faults(migrator_.device(device), devices_[device]);
+    }
+  }
+}
+
+void ServiceThread::serve_device_faults(AttachedDevice& device, DeviceEvents& events) noexcept {
+  if (events.ready) {
+    events.ready = false;
     DeviceFault fresh[64];
     int count = device->next_faults(fresh);
-    for (int i = 0; i < count; ++i) device_faults_.push_back(fresh[i]);
+    for (int i = 0; i < count; ++i) events.faults.push_back(fresh[i]);
     if (count > 0) counters_.add(&Statistics::device_faults, static_cast<std::uint64_t>(count));
   }
-  if (!device_faults_.empty()) live_.begin(now_ns());
+  if (!events.faults.empty()) live_.begin(now_ns());
   std::size_t kept = 0;
-  for (std::size_t i = 0; i < device_faults_.size(); ++i) {
-    DeviceFault fault = device_faults_[i];
-    Verdict verdict = events_.has_events() ? Verdict{Outcome::kAgain} : migrator_.serve_device(fault);
+  for (std::size_t i = 0; i < events.faults.size(); ++i) {
+    DeviceFault fault = events.faults[i];
+    Verdict verdict = events_.has_events() ? Verdict{Outcome::kAgain} : migrator_.serve_device(device, fault);
     live_.note_try(Live::Fault::kDevice, verdict.outcome == Outcome::kDone, now_ns());
     switch (verdict.outcome) {
       case Outcome::kDone:
         break;
       case Outcome::kAgain:
-        device_faults_[kept++] = fault;
+        events.faults[kept++] = fault;
         retry_ = retry_ || !events_.has_events();
         break;
       case Outcome::kFailed:
@@ -201,7 +217,7 @@ void ServiceThread::serve_device_faults() noexcept {
         break;
     }
   }
-  device_faults_.resize(kept);
+  events.faults.resize(kept);
 }
 
 void ServiceThread::serve_requests() noexcept {
@@ -230,80 +246,91 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
   slot.state.store(Slot::kServing, std::memory_order_relaxed);
   slot.result = 0;
   migrator_.begin_request();
+  AttachedDevice* device = slot.request.device == nullptr ? nullptr : migrator_.find(slot.request.device);
   switch (slot.request.kind) {
     case Request::Kind::kAttach:
       slot.result = attach(slot.request.device);
       return true;
     case Request::Kind::kDropSnapshots:
-      if (migrator_.device() != nullptr) migrator_.drop_snapshots();
+      if (migrator_.has_devices()) migrator_.drop_snapshots();
       return true;
     case Request::Kind::kLayout:
-      return migrator_.device() == nullptr || migrator_.apply_layout() != Outcome::kAgain;
+      return !migrator_.has_devices() || migrator_.apply_layout() != Outcome::kAgain;
     case Request::Kind::kBringHome:
-      return migrator_.device() == nullptr || continue_bringing_home(slot.request.range);
+      return !migrator_.has_devices() || continue_bringing_home(slot.request.range);
     case Request::Kind::kBringIn:
-      slot.result = migrator_.device() == nullptr ? -ENODEV : holds_ > 0 ? -EBUSY : 0;
-      return slot.result != 0 || migrator_.bring_in(slot.request.range, slot.request.untouched) != Outcome::kAgain;
+      slot.result = device == nullptr ? -ENODEV : holds_ > 0 ? -EBUSY : 0;
+      return slot.result != 0 ||
+             migrator_.bring_in(*device, slot.request.range, slot.request.untouched) != Outcome::kAgain;
     case Request::Kind::kDevicePages:
-      slot.pages = migrator_.device_pages(slot.request.range.start);
+      slot.pages = device == nullptr ? PageMask() : migrator_.device_pages(*device, slot.request.range.start);
       return true;
     case Request::Kind::kHold:
       if (first && holds_++ == 0) watch_device_faults(false);
-      return migrator_.device() == nullptr || continue_bringing_home(kUserSpace);
+      return !migrator_.has_devices() || continue_bringing_home(kUserSpace);
     case Request::Kind::kRelease:
       if (holds_ > 0 && --holds_ == 0) {
         watch_device_faults(true);
-        device_ready_ = true;
       }
       return true;
     case Request::Kind::kStop:
       if (first && holds_++ == 0) watch_device_faults(false);
-      stop_ = migrator_.device() == nullptr || continue_bringing_home(kUserSpace);
-      if (stop_ && migrator_.device() != nullptr) migrator_.end_sharing_all();
+      stop_ = !migrator_.has_devices() || continue_bringing_home(kUserSpace);
+      if (stop_ && migrator_.has_devices()) migrator_.end_sharing_all();
       return stop_;
   }
   return true;
 }
 
-int ServiceThread::attach(DeviceOperations* device) noexcept {
-  DeviceOperations* current = migrator_.device();
-  if (current != nullptr && current != device) return -EBUSY;
-  if (device_fault_fd_ >= 0) {
-    watch_device_faults(false);
-    raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, device_lost_fd_, nullptr);
+int ServiceThread::attach(DeviceOperations* operations) noexcept {
+  if (migrator_.has_devices() && migrator_.find(operations) == nullptr) return -EBUSY;
+  const AttachedDevice* device = migrator_.attach(operations);
+  if (device == nullptr) return -ENOSPC;
+  DeviceEvents& events = devices_[device->index];
+  stop_watching(device->index);
+  events.faults.reserve(256);
+  events.fault_fd = operations->fault_fd();
+  events.lost_fd = operations->lost_fd();
+  if (events.lost_fd >= 0) {
+    if (int error = watch(events.lost_fd, Source::kDeviceLost, device->index); error != 0) return error;
   }
-  device_faults_.clear();
-  migrator_.attach(device);
-  device_fault_fd_ = device->fault_fd();
-  device_lost_fd_ = device->lost_fd();
-  if (device_lost_fd_ >= 0) {
-    if (int error = watch(device_lost_fd_, Source::kDeviceLost); error != 0) return error;
-  }
-  if (holds_ == 0) watch_device_faults(true);
-  device_ready_ = true;
+  if (holds_ == 0) watch_device_faults(device->index, true);
   return 0;
 }
 
 void ServiceThread::watch_device_faults(bool wanted) noexcept {
-  if (wanted == watching_faults_ || device_fault_fd_ < 0) return;
-  watching_faults_ = wanted;
+  for (unsigned device = 0; device < kMaxDevices; ++device) watch_device_faults(device, wanted);
+}
+
+void ServiceThread::watch_device_faults(unsigned device, bool wanted) noexcept {
+  DeviceEvents& events = devices_[device];
+  if (wanted == events.watching_faults || events.fault_fd < 0) return;
+  events.watching_faults = wanted;
   if (wanted) {
-    int error = watch(device_fault_fd_, Source::kDeviceFaults);
-    if (error != 0) log_error("the device's faults cannot be watched: error {}", -error);
+    events.ready = true;
+    int error = watch(events.fault_fd, Source::kDeviceFaults, device);
+    if (error != 0) log_error("a device's faults cannot be watched: error {}", -error);
   } else {
-    raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, device_fault_fd_, nullptr);
+    raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, events.fault_fd, nullptr);
   }
 }
 
-void ServiceThread::device_lost() noexcept {
-  watch_device_faults(false);
-  raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, device_lost_fd_, nullptr);
-  device_fault_fd_ = -1;
-  device_lost_fd_ = -1;
-  device_faults_.clear();
+// The device has no descriptors and no faults any more, or others.
+void ServiceThread::stop_watching(unsigned device) noexcept {
+  DeviceEvents& events = devices_[device];
+  watch_device_faults(device, false);
+  if (events.lost_fd >= 0) raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_DEL, events.lost_fd, nullptr);
+  events.fault_fd = -1;
+  events.lost_fd = -1;
+  events.ready = false;
+  events.faults.clear();
+}
+
+void ServiceThread::device_lost(unsigned device) noexcept {
+  stop_watching(device);
   counters_.add(&Statistics::device_losses);
-  // What the device held stays where it is: the application's faults on it are served from device memory as before.
-  migrator_.device()->on_lost();
+  // What the device held stays where it is: faults on it are served from its memory as before.
+  migrator_.device(device)->on_lost();
 }
 
 }  // namespace mirrorcl::mirror

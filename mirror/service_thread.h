@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The service thread: one epoll loop over the application's userfaultfd, the device's faults, its death, and requests
+// The service thread: one epoll loop over the application's userfaultfd, the devices' faults, their death, and requests
 // of application threads. It owns everything that the mirror knows.
 #pragma once
 
@@ -67,7 +67,16 @@ class ServiceThread {
     PageMask pages;  // result of kDevicePages
   };
   static constexpr std::size_t kSlots = 64;
-  enum class Source : std::uint64_t { kHost, kRequests, kDeviceFaults, kDeviceLost };
+  enum class Source : std::uint32_t { kHost, kRequests, kDeviceFaults, kDeviceLost };
+  // A device's descriptors, as they are watched, and its faults.
+  struct DeviceEvents {
+    explicit DeviceEvents(std::pmr::memory_resource* memory) : faults(memory) {}
+    int fault_fd = -1;
+    int lost_fd = -1;
+    bool watching_faults = false;
+    bool ready = false;                    // the last wait found faults
+    std::pmr::vector<DeviceFault> faults;  // to be served, oldest first
+  };
   // How long to wait when something must be tried again, because the thread whose event we read is not yet past it.
   static constexpr std::int64_t kRetryNs = 30'000;
   static constexpr std::int64_t kRestNs = 200'000'000;
@@ -76,14 +85,18 @@ class ServiceThread {
   void wait() noexcept;
   void serve_host_faults() noexcept;
   void serve_device_faults() noexcept;
+  void serve_device_faults(AttachedDevice& device, DeviceEvents& events) noexcept;
+  bool has_device_faults() const noexcept;
   void serve_requests() noexcept;
   // True when the request is finished, else it is continued later.
   bool serve_request(Slot& slot) noexcept;
   bool continue_bringing_home(Range range) noexcept;
   int attach(DeviceOperations* device) noexcept;
-  void device_lost() noexcept;
-  int watch(int fd, Source source) noexcept;
+  void stop_watching(unsigned device) noexcept;
+  void device_lost(unsigned device) noexcept;
+  int watch(int fd, Source source, unsigned device = 0) noexcept;
   void watch_device_faults(bool wanted) noexcept;
+  void watch_device_faults(unsigned device, bool wanted) noexcept;
 
   PinnedArena& arena_;
   Userfaultfd host_;
@@ -98,17 +111,13 @@ class ServiceThread {
   PinnedThread thread_;
 
   UniqueFd epoll_;
-  UniqueFd wakeup_;  // an eventfd
-  int device_fault_fd_ = -1;
-  int device_lost_fd_ = -1;
-  bool watching_faults_ = false;
-  bool device_ready_ = false;  // the last wait found device faults
+  UniqueFd wakeup_;                                // an eventfd
+  std::array<DeviceEvents, kMaxDevices> devices_;  // by index
   bool retry_ = false;
   bool resting_ = true;
   bool told_failure_ = false;
   bool stop_ = false;
   std::uint32_t holds_ = 0;
-  std::pmr::vector<DeviceFault> device_faults_;  // to be served, oldest first
   std::atomic<std::uint32_t> posted_{0};
   std::array<Slot, kSlots> slots_;
 };

@@ -13,8 +13,10 @@
 
 namespace mirrorcl::mirror {
 
-// Nothing: the file cannot be shared with the device, and the reason has been told.
-std::optional<Verdict> Migrator::share_file(std::uint64_t address, Access access, const MappingInfo& mapping) noexcept {
+// With `devices`, and with those that map files there already. Nothing: the file cannot be shared, and the reason has
+// been told.
+std::optional<Verdict> Migrator::share_file(DeviceSet devices, std::uint64_t address, Access access,
+                                            const MappingInfo& mapping) noexcept {
   if (!mapping.shared_file() || (access != Access::kRead && !mapping.writable())) return std::nullopt;
   if (std::find(refused_files_.begin(), refused_files_.end(), mapping.file) != refused_files_.end())
     return std::nullopt;
@@ -27,22 +29,24 @@ std::optional<Verdict> Migrator::share_file(std::uint64_t address, Access access
   if (address - mapping.range.start >= size) return Verdict{Outcome::kFailed, device::FaultKind::kInvalidAddress};
   const Range range{mapping.range.start, size};
   blocks_.for_each(range, [&](Block& block) {
-    const PageMask copies = block.snapshot() & PageMask(block.pages(range));
-    for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) drop_snapshot(block, run);
+    drop_snapshots(block, PageMask(block.pages(range)));
     blocks_.remove_if_empty(block);
   });
-  // Before the device goes on: what the application does next is compared with it.
-  if (!watch_.add({range, mapping.protection, mapping.file, mapping.file_offset})) {
-    on_device([&] { return device_->unmap_file(range); });  // an older mapping of it, if any
+  devices |= watch_.devices_of(range);
+  // Before the devices go on: what the application does next is compared with it.
+  if (!watch_.add({range, mapping.protection, mapping.file, mapping.file_offset, devices})) {
+    unmap_file(range, devices);  // an older mapping of it, if any
     return std::nullopt;
   }
   count_replay();
   counters_.add(&Statistics::shared_file_mappings);
   const Access granted = mapping.writable() ? Access::kReadWrite : Access::kRead;
-  const int error = on_device([&] { return device_->map_file(range, file.fd.get(), mapping.file_offset, granted); });
-  if (error != 0) {
+  for (AttachedDevice& device : devices_) {
+    if ((devices & device.set()) == 0) continue;
+    const int error = on_device([&] { return device->map_file(range, file.fd.get(), mapping.file_offset, granted); });
+    if (error == 0) continue;
     end_sharing(range);
-    return refuse_file(address, mapping, "the device cannot map it", error);
+    return refuse_file(address, mapping, "a device cannot map it", error);
   }
   return Verdict{Outcome::kDone};
 }
@@ -57,13 +61,21 @@ std::nullopt_t Migrator::refuse_file(std::uint64_t address, const MappingInfo& m
   return std::nullopt;
 }
 
-// `range` is device memory again for the device, wherever a file was mapped.
-void Migrator::end_sharing(Range range) noexcept {
+void Migrator::unmap_file(Range range, DeviceSet devices) noexcept {
+  for (AttachedDevice& device : devices_) {
+    if ((devices & device.set()) == 0) continue;
+    const int error = on_device([&] { return device->unmap_file(range); });
+    if (error != 0) log_error("a device keeps a file at {:#x}-{:#x}: error {}", range.start, range.end(), -error);
+  }
+}
+
+// `range` is device memory again for `devices`, wherever a file was mapped.
+void Migrator::end_sharing(Range range, DeviceSet devices) noexcept {
   for (std::size_t i = 0; watch_.has_files() && i < watch_.size();) {
     const LayoutWatch::Span span = watch_.at(i);
     std::uint64_t start = std::max(range.start, span.range.start);
     std::uint64_t end = std::min(range.end(), span.range.end());
-    if (!span.is_file() || start >= end) {
+    if ((span.devices & devices) == 0 || start >= end) {
       ++i;
       continue;
     }
@@ -71,9 +83,13 @@ void Migrator::end_sharing(Range range) noexcept {
       start = span.range.start;
       end = span.range.end();
     }
-    const int error = on_device([&] { return device_->unmap_file({start, end - start}); });
-    if (error != 0) log_error("the device keeps a file at {:#x}-{:#x}: error {}", start, end, -error);
-    watch_.remove({start, end - start});
+    LayoutWatch::Span left = span;
+    left.range = {start, end - start};
+    left.file_offset += start - span.range.start;
+    left.devices = static_cast<DeviceSet>(span.devices & ~devices);
+    unmap_file(left.range, static_cast<DeviceSet>(span.devices & devices));
+    watch_.remove(left.range);
+    if (left.devices != 0 && !watch_.add(left)) unmap_file(left.range, left.devices);
   }
 }
 

@@ -75,16 +75,16 @@ TEST(BlockTest, TransitionsKeepOneStatePerPage) {
   Block block(0x40000000);
   block.mark_registered({0, 16});
   EXPECT_EQ(block.state(3), PageState::kHost);
-  block.host_to_device({0, 8});
+  block.host_to_device(0, {0, 8});
   EXPECT_EQ(block.state(3), PageState::kDevice);
-  block.device_to_coherent({2, 2});
+  block.device_to_coherent(0, {2, 2});
   EXPECT_EQ(block.state(3), PageState::kCoherent);
   EXPECT_EQ(block.state(1), PageState::kDevice);
-  block.coherent_to_device({2, 2});
-  block.device_to_host({0, 8});
+  block.coherent_to_device(0, {2, 2});
+  block.device_to_host(0, {0, 8});
   EXPECT_EQ(block.returned().count(), 8U);
   EXPECT_TRUE(block.in_device_memory().none());
-  block.host_to_snapshot({100, 4});
+  block.host_to_snapshot(0, {100, 4});
   EXPECT_EQ(block.state(101), PageState::kSnapshot);
   block.forget({0, kBlockPages});
   EXPECT_TRUE(block.empty());
@@ -94,8 +94,8 @@ TEST(BlockTest, TransitionsKeepOneStatePerPage) {
 TEST(BlockDeathTest, TransitionFromTheWrongStateIsCaught) {
   Block block(0);
   block.mark_registered({0, 1});
-  EXPECT_DEATH(block.device_to_host({0, 1}), "device_");
-  EXPECT_DEATH(block.host_to_device({5, 1}), "registered_");
+  EXPECT_DEATH(block.device_to_host(0, {0, 1}), "device.all_of");
+  EXPECT_DEATH(block.host_to_device(0, {5, 1}), "registered_");
 }
 #endif
 

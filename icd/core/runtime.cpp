@@ -66,7 +66,7 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
   runtime->allocator_ = std::move(*allocator);
   runtime->worker_.set_device(*runtime->device_);
   if (options().evacuate && runtime->mirror_ != nullptr) {
-    runtime->evacuation_ = std::make_unique<mirror::Evacuation>(*runtime->mirror_);
+    runtime->evacuation_ = std::make_unique<mirror::Evacuation>(*runtime->mirror_, *runtime->device_);
   }
   return runtime;
 }
