@@ -88,7 +88,7 @@ struct PrintfBuffer {
 struct alignas(64) Packet {
   static constexpr std::uint32_t kProfile = 1;       // fill Signal::start_ns and end_ns
   static constexpr std::uint32_t kFlushDenormals = 2;  // flush denormals to zero while the kernel runs
-  static constexpr std::uint32_t kNotify = 4;        // on completion also bump ControlBlock::completions and wake it
+  static constexpr std::uint32_t kNotify = 4;        // on completion also bump SharedControl::completions and wake it
 
   std::uint64_t code;            // entry: void (u8* args, u8* pocl_context, u64 gx, u64 gy, u64 gz)
   ArgumentBlock* arguments;
@@ -129,11 +129,19 @@ struct alignas(64) UnitState {
   std::atomic<std::uint32_t> fault_group;  // low 32 bits of groups_run when the access was made: a late verdict is ignored
 };
 
-inline constexpr std::uint32_t kProtocolVersion = 2;
+// At window::kSharedControl.start: one for all devices.
+struct SharedControl {
+  alignas(64) std::atomic<std::uint32_t> completions;  // futex: bumped for every completed packet with kNotify
+  std::atomic<std::uint32_t> completion_waiters;
+};
+static_assert(sizeof(SharedControl) <= window::kSharedControl.size);
 
-// At window::kControl.start. Queues follow at kQueuesOffset, signals at kSignalsOffset.
+inline SharedControl& shared_control() noexcept {
+  return *reinterpret_cast<SharedControl*>(window::kSharedControl.start);
+}
+
+// At the start of the device's part of the control region, see DeviceControl.
 struct ControlBlock {
-  std::uint32_t version;     // kProtocolVersion, set by A
   std::uint32_t unit_count;  // set by A before D starts
   std::uint32_t spin_ns;     // how long an idle unit spins before it sleeps
   std::atomic<std::uint32_t> queue_count;  // queues [0, queue_count) exist; a closed one has nothing to read
@@ -145,9 +153,6 @@ struct ControlBlock {
   // Units that look at the queues without pause. A need not ring while one does: a unit that stops spinning, because it found
   // work or to sleep, first counts itself out and then looks at all queues once more.
   alignas(64) std::atomic<std::uint32_t> spinning_units;
-
-  alignas(64) std::atomic<std::uint32_t> completions;  // futex: bumped for every completed packet with kNotify
-  std::atomic<std::uint32_t> completion_waiters;
 
   UnitState units[window::kMaxUnits];
 };
@@ -164,18 +169,37 @@ inline constexpr std::uint32_t kLastWordsSize = 256;
 
 inline constexpr std::uint64_t kQueuesOffset = 1 * window::kMiB;
 inline constexpr std::uint64_t kSignalsOffset = 160 * window::kMiB;
-inline constexpr std::uint32_t kMaxSignals = (window::kControl.size - kSignalsOffset) / sizeof(Signal);
+inline constexpr std::uint32_t kMaxSignals = (window::kDeviceControlSize - kSignalsOffset) / sizeof(Signal);
 static_assert(sizeof(ControlBlock) <= kSymbolsOffset);
 static_assert(kSymbolsOffset + kMaxSymbols * sizeof(FirmwareSymbol) <= kLastWordsOffset);
 static_assert(kLastWordsOffset + kLastWordsSize <= kQueuesOffset);
 static_assert(kQueuesOffset + kMaxQueues * sizeof(Queue) <= kSignalsOffset);
 
-inline ControlBlock* control_block() noexcept { return reinterpret_cast<ControlBlock*>(window::kControl.start); }
-inline Queue* queue_at(std::uint32_t index) noexcept {
-  return reinterpret_cast<Queue*>(window::kControl.start + kQueuesOffset) + index;
-}
-inline Signal* signal_at(std::uint32_t index) noexcept {
-  return reinterpret_cast<Signal*>(window::kControl.start + kSignalsOffset) + index;
-}
+// One device's part of the control region.
+class DeviceControl {
+ public:
+  constexpr explicit DeviceControl(std::uint32_t device) noexcept : region_(window::device_control(device)) {}
+
+  const window::Region& region() const noexcept { return region_; }
+  ControlBlock& block() const noexcept { return *at<ControlBlock>(0); }
+  FirmwareSymbol* symbols() const noexcept { return at<FirmwareSymbol>(kSymbolsOffset); }  // kMaxSymbols
+  char* last_words() const noexcept { return at<char>(kLastWordsOffset); }                 // kLastWordsSize bytes
+  Queue* queue(std::uint32_t index) const noexcept { return at<Queue>(kQueuesOffset) + index; }
+  Signal* signal(std::uint32_t index) const noexcept { return at<Signal>(kSignalsOffset) + index; }
+
+  // Whether it points at one of the signals.
+  bool is_signal(const Signal* pointer) const noexcept {
+    const std::uint64_t offset = reinterpret_cast<std::uint64_t>(pointer) - region_.start;
+    return offset >= kSignalsOffset && offset < region_.size && (offset - kSignalsOffset) % sizeof(Signal) == 0;
+  }
+
+ private:
+  template <typename T>
+  T* at(std::uint64_t offset) const noexcept {
+    return reinterpret_cast<T*>(region_.start + offset);
+  }
+
+  window::Region region_;
+};
 
 }  // namespace mirrorcl::device

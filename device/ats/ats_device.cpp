@@ -19,7 +19,7 @@ namespace {
 
 class AtsDevice final : public CpuDeviceImpl {
  public:
-  explicit AtsDevice(const CpuDeviceOptions& options) : CpuDeviceImpl(options) {}
+  explicit AtsDevice(const CpuDeviceOptions& options) : CpuDeviceImpl(0, options) {}
   ~AtsDevice() override;
 
   static Result<std::unique_ptr<CpuDevice>> create(const CpuDeviceOptions& options);
@@ -67,9 +67,7 @@ class AtsDevice final : public CpuDeviceImpl {
 };
 
 Result<std::unique_ptr<CpuDevice>> AtsDevice::create(const CpuDeviceOptions& options) {
-  if (!claim_window()) {
-    return mirrorcl::fail(ErrorCode::kNotSupported, "this process has a CPU device already; the window holds one");
-  }
+  if (!claim_window()) return window_is_taken();
   auto device = std::make_unique<AtsDevice>(options);
   if (auto started = device->start_first_process(); !started) return tl::unexpected<Error>(started.error());
   return device;

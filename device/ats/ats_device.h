@@ -16,8 +16,9 @@
 
 namespace mirrorcl::device {
 
-// Starts the unit process. The window must be reserved; it holds one device. options.memory_size only bounds what the
-// allocator of SVM memory and buffers hands out.
+// Starts the unit process. The window must be reserved, and no other device there: the firmware's image, which can be
+// at one place only, is where other kinds keep their state. options.memory_size only bounds what the allocator of SVM
+// memory and buffers hands out.
 Result<std::unique_ptr<CpuDevice>> start_ats_device(const CpuDeviceOptions& options);
 
 }  // namespace mirrorcl::device

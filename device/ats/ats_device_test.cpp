@@ -322,6 +322,20 @@ TEST_F(AtsDevice, GoesWithItsObjectAndLeavesNothing) {
   EXPECT_EQ(count_open_files(), files);
 }
 
+TEST_F(AtsDevice, SharesTheWindowWithNoOther) {
+  for (const bool ats : {false, true}) {
+    auto second = ats ? start_ats_device({}) : CpuDevice::start({});
+    ASSERT_FALSE(second);
+    EXPECT_EQ(second.error().code, ErrorCode::kNotSupported);
+  }
+  EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
+  device_.reset();
+  auto mirrored = CpuDevice::start({});
+  if (!mirrored) GTEST_SKIP() << mirrored.error().message;
+  EXPECT_FALSE(start_ats_device({}));
+  EXPECT_FALSE((*mirrored)->lost());
+}
+
 TEST_F(AtsDevice, SaysThatTheFirmwareIsMissingOrIsNone) {
   device_.reset();
   CpuDeviceOptions options;

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
 #include "base/futex.h"
 #include "base/log.h"
@@ -34,12 +36,6 @@ std::uint64_t half_of_memory() {
   struct sysinfo info {};
   if (sysinfo(&info) != 0) return window::kGiB;
   return std::uint64_t{info.totalram} * info.mem_unit / 2 / window::kPageSize * window::kPageSize;
-}
-
-const char* last_words() {
-  auto* words = reinterpret_cast<char*>(window::kControl.start + kLastWordsOffset);
-  words[kLastWordsSize - 1] = 0;
-  return words;
 }
 
 }  // namespace
@@ -76,47 +72,73 @@ const char* fault_kind_name(FaultKind kind) noexcept {
   return "unknown fault";
 }
 
-static std::atomic<bool> g_exists{false};
-// A pointer to the device's HostState where a leak checker looks for pointers, which it does not in the window.
-[[gnu::used]] static const void* g_host_state_root = nullptr;
+namespace {
+
+// A set bit: the slot is taken.
+std::atomic<std::uint32_t> g_slots{0};
+constexpr std::uint32_t kAllSlots = (std::uint32_t{1} << window::kMaxDevices) - 1;
+// Pointers to the devices' HostStates where a leak checker looks for pointers, which it does not in the window.
+[[gnu::used]] std::array<const void*, window::kMaxDevices> g_host_state_roots{};
+
+}  // namespace
+
+std::optional<std::uint32_t> CpuDeviceImpl::claim_slot() noexcept {
+  std::uint32_t taken = g_slots.load();
+  for (;;) {
+    const auto slot = static_cast<std::uint32_t>(std::countr_one(taken));
+    if (slot >= window::kMaxDevices) return std::nullopt;
+    if (g_slots.compare_exchange_weak(taken, taken | std::uint32_t{1} << slot)) return slot;
+  }
+}
+
+void CpuDeviceImpl::release_slot(std::uint32_t slot) noexcept {
+  g_slots.fetch_and(~(std::uint32_t{1} << slot));
+}
 
 bool CpuDeviceImpl::claim_window() noexcept {
-  return !g_exists.exchange(true);
+  std::uint32_t none = 0;
+  return g_slots.compare_exchange_strong(none, kAllSlots);
 }
 
 void CpuDeviceImpl::release_window() noexcept {
-  g_exists.store(false);
+  g_slots.store(0);
 }
 
-CpuDeviceImpl::CpuDeviceImpl(const CpuDeviceOptions& options) : host_(std::make_unique<HostState>()) {
+tl::unexpected<Error> CpuDeviceImpl::window_is_taken() {
+  return mirrorcl::fail(ErrorCode::kNotSupported,
+                        fmt::format("the window has no room for another CPU device: it holds {} that have address "
+                                    "spaces of their own, or one that runs in the application's",
+                                    window::kMaxDevices));
+}
+
+CpuDeviceImpl::CpuDeviceImpl(std::uint32_t slot, const CpuDeviceOptions& options)
+    : slot_(slot), control_(slot), host_(std::make_unique<HostState>()) {
   const std::uint32_t cpus = usable_cpus();
   unit_count_ = std::clamp(options.compute_units != 0 ? options.compute_units : cpus, 1U, window::kMaxUnits);
   memory_size_ = options.memory_size != 0 ? options.memory_size : half_of_memory();
   spin_ns_ = std::min(options.spin_us, 1'000'000U) * 1000;
   // Idle units leave a CPU to the application's threads.
   max_spinning_ = std::max(cpus, 2U) - 1;
-  g_host_state_root = host_.get();
+  g_host_state_roots[slot] = host_.get();
   host_->firmware = options.firmware.empty() ? private_file("mirrorcl-firmware") : options.firmware;
 }
 
 CpuDeviceImpl::~CpuDeviceImpl() = default;
 
 void CpuDeviceImpl::shut_down() noexcept {
-  set_fork_target(nullptr);
+  remove_fork_target(*this);
   if (forked_.load()) return;
   lost_.store(true);
   end_device_process(process_);
   if (!process_.pidfd) return;
   // Nothing writes to the window now; whoever still waits must not wait for ever.
-  const std::uint32_t queues = control_block()->queue_count.load();
-  for (std::uint32_t i = 0; i < queues; ++i) fail_packets(queue_at(i));
+  fail_all_packets();
   disown_process();
 }
 
 // While no D lives.
 void CpuDeviceImpl::prepare_control_block() noexcept {
-  ControlBlock& control = *control_block();
-  control.version = kProtocolVersion;
+  ControlBlock& control = control_.block();
   control.unit_count = unit_count_;
   control.spin_ns = spin_ns_;
   control.max_spinning = max_spinning_;
@@ -128,15 +150,14 @@ void CpuDeviceImpl::prepare_control_block() noexcept {
     unit.fault.store(0);
     unit.packet.store(nullptr);
   }
-  *reinterpret_cast<char*>(window::kControl.start + kLastWordsOffset) = 0;
+  *control_.last_words() = 0;
 }
 
 Result<void> CpuDeviceImpl::start_first_process() {
-  discard_window_memory(reinterpret_cast<void*>(window::kControl.start), window::kControl.size);
-  discard_window_memory(reinterpret_cast<void*>(window::kHeap.start), window::kHeap.size);
-  discard_window_memory(reinterpret_cast<void*>(window::kCode.start), window::kCode.size);
+  discard_window_memory(reinterpret_cast<void*>(control_.region().start), control_.region().size);
+  host_->window_memory = WindowMemory::get();
   if (auto started = start_process(); !started) return started;
-  set_fork_target(this);
+  add_fork_target(*this);
   return {};
 }
 
@@ -146,15 +167,13 @@ Result<void> CpuDeviceImpl::start_process() {
   auto process = launch();
   if (!process) return tl::unexpected<Error>(process.error());
 
-  std::unordered_map<std::string, std::uint64_t> symbols;
-  const auto* published = reinterpret_cast<const FirmwareSymbol*>(window::kControl.start + kSymbolsOffset);
+  WindowMemory::Symbols symbols;
+  const FirmwareSymbol* published = control_.symbols();
   for (std::uint32_t i = 0; i < std::min(process->symbol_count, kMaxSymbols); ++i) {
     symbols.emplace(std::string(published[i].name, strnlen(published[i].name, sizeof published[i].name)),
                     published[i].address);
   }
-  if (host_->symbols.empty()) {
-    host_->symbols = std::move(symbols);
-  } else if (symbols != host_->symbols) {
+  if (!host_->window_memory->agree_on_symbols(std::move(symbols))) {
     end_device_process(*process);
     return mirrorcl::fail(
         ErrorCode::kNotSupported,
@@ -172,9 +191,9 @@ Result<void> CpuDeviceImpl::start_process() {
   lost_.store(false, std::memory_order_seq_cst);
   // A submission that found the device lost may still be emptying its queue, which D must not look at meanwhile.
   while (drainers_.load(std::memory_order_seq_cst) != 0) sched_yield();
-  control_block()->active.store(1, std::memory_order_seq_cst);
-  control_block()->doorbell.fetch_add(1);
-  futex_wake(&control_block()->doorbell, 1);
+  control_.block().active.store(1, std::memory_order_seq_cst);
+  control_.block().doorbell.fetch_add(1);
+  futex_wake(&control_.block().doorbell, 1);
   if (auto watched = watch_process(); !watched) {
     end_device_process(process_);
     on_lost();
@@ -196,7 +215,7 @@ Result<void> CpuDeviceImpl::restart() {
 
 bool CpuDeviceImpl::send_verdict(std::uint32_t unit, FaultKind kind, std::uint64_t address,
                                  std::uint32_t group) noexcept {
-  UnitState& state = control_block()->units[unit];
+  UnitState& state = control_.block().units[unit];
   state.fault_address.store(address, std::memory_order_relaxed);
   state.fault_group.store(group, std::memory_order_relaxed);
   state.fault.store(static_cast<std::uint32_t>(kind), std::memory_order_release);
@@ -218,9 +237,7 @@ void CpuDeviceImpl::fail_packets(Queue* queue) noexcept {
     const bool notify = (packet.flags & Packet::kNotify) != 0;
     if (!queue->read_index.compare_exchange_strong(index, index + 1, std::memory_order_seq_cst)) continue;
     // The kernel that killed D may have overwritten the packet.
-    const auto address = reinterpret_cast<std::uint64_t>(signal);
-    constexpr std::uint64_t kFirst = window::kControl.start + kSignalsOffset;
-    if (address >= kFirst && address < window::kControl.end() && (address - kFirst) % sizeof(Signal) == 0) {
+    if (control_.is_signal(signal)) {
       signal->status.store(static_cast<std::uint32_t>(kStatusDeviceLost), std::memory_order_seq_cst);
       futex_wake(&signal->status, INT32_MAX);
     }
@@ -228,14 +245,19 @@ void CpuDeviceImpl::fail_packets(Queue* queue) noexcept {
   }
 }
 
+void CpuDeviceImpl::fail_all_packets() noexcept {
+  const std::uint32_t queues = std::min(control_.block().queue_count.load(), kMaxQueues);
+  for (std::uint32_t i = 0; i < queues; ++i) fail_packets(control_.queue(i));
+}
+
 void CpuDeviceImpl::on_lost() noexcept {
   // The word may come late, when a new D runs already.
   if (!has_ended(process_.pidfd) || lost_.exchange(true, std::memory_order_seq_cst)) return;
-  const char* words = last_words();
+  char* words = control_.last_words();
+  words[kLastWordsSize - 1] = 0;
   log_warning("device process {} ended unexpectedly{}{}; its running commands fail", process_.pid,
               words[0] != 0 ? ": " : "", words);
-  const std::uint32_t queues = std::min(control_block()->queue_count.load(), kMaxQueues);
-  for (std::uint32_t i = 0; i < queues; ++i) fail_packets(queue_at(i));
+  fail_all_packets();
   wake_completions();
 }
 
@@ -244,11 +266,9 @@ void CpuDeviceImpl::on_lost() noexcept {
 void CpuDeviceImpl::before_fork() noexcept {
   host_->restart_mutex.lock();
   host_->mutex.lock();
-  host_->heap.mutex().lock();
 }
 
 void CpuDeviceImpl::after_fork_in_parent() noexcept {
-  host_->heap.mutex().unlock();
   host_->mutex.unlock();
   host_->restart_mutex.unlock();
 }

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU device: a process D whose address space is the device's MMU (DESIGN: docs/architecture.md), driven from here.
+// A CPU device: a process D whose address space is the device's MMU (DESIGN: docs/architecture.md), driven from here.
 // This is A's side: it starts D, implements the mirror's operations table on D's userfaultfd and the device memory
 // file, and hands out queues, signals, argument memory and code space in the window.
+//
+// An application has up to window::kMaxDevices of them. What is per device: the process, its memory file, queues and
+// the signals of its packets (any device can wait for them). What serves all, whichever device it came from: argument
+// memory, code space, and the notice of completions.
 //
 // Thread safety: every member may be called from any thread unless it says otherwise.
 #pragma once
@@ -30,7 +34,7 @@ Result<void> reserve_window();
 
 class CpuDevice : public mirror::DeviceOperations {
  public:
-  // Starts D. Takes under 20 ms. The window must be reserved.
+  // Starts D. Takes under 20 ms. The window must be reserved. kNotSupported if it has no room for one more.
   static Result<std::unique_ptr<CpuDevice>> start(const CpuDeviceOptions& options);
 
   // After on_lost(): starts a new D over the same device memory, then the caller attaches it to the mirror again.
@@ -44,8 +48,14 @@ class CpuDevice : public mirror::DeviceOperations {
   // Makes [range) of device memory visible to D without faults. A maps memory_fd() at the same address itself.
   virtual Result<void> share(mirror::Range range) = 0;
 
-  // The opposite, before the range's addresses are used for anything else: D faults on it again. Device memory of the
-  // range is freed.
+  // The same for memory of another device, of which D may have no page there of its own. The owner must live until the
+  // range is unshared here.
+  virtual Result<void> share_of(const CpuDevice& /*owner*/, mirror::Range /*range*/) {
+    return mirrorcl::fail(ErrorCode::kNotSupported, "this device cannot map another one's memory");
+  }
+
+  // The opposite of both, before the range's addresses are used for anything else: D faults on it again. Memory of this
+  // device in the range is freed.
   virtual Result<void> unshare(mirror::Range /*range*/) {
     return mirrorcl::fail(ErrorCode::kNotSupported, "this device cannot take shared memory back");
   }

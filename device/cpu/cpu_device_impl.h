@@ -8,20 +8,20 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/device_process.h"
-#include "device/cpu/range_allocator.h"
-#include "device/cpu/window_heap.h"
+#include "device/cpu/shared_ranges.h"
+#include "device/cpu/window_memory.h"
 
 namespace mirrorcl::device {
 
 class CpuDeviceImpl : public CpuDevice {
  public:
-  explicit CpuDeviceImpl(const CpuDeviceOptions& options);
+  CpuDeviceImpl(std::uint32_t slot, const CpuDeviceOptions& options);
   ~CpuDeviceImpl() override;
 
   // --- mirror::DeviceOperations; the service thread
@@ -53,13 +53,19 @@ class CpuDeviceImpl : public CpuDevice {
   void before_fork() noexcept;
   void after_fork_in_parent() noexcept;
   virtual void after_fork_in_child() noexcept;
+  // What it shares with the other devices; locked meanwhile.
+  WindowMemory& window_memory() noexcept { return *host_->window_memory; }
 
  protected:
-  // The window is laid out for one device per process: the right to be it. False if another one has it.
+  // The window has room for window::kMaxDevices devices, each in a slot of its own, or for one that needs it all.
+  // Nothing if it is taken.
+  static std::optional<std::uint32_t> claim_slot() noexcept;
+  static void release_slot(std::uint32_t slot) noexcept;
   static bool claim_window() noexcept;
   static void release_window() noexcept;
+  static tl::unexpected<Error> window_is_taken();
 
-  // Empties the window of a former device's queues, signals and code, and starts the first process.
+  // Empties the slot of a former device's queues and signals, and starts the first process.
   Result<void> start_first_process();
   // Ends the process and everything that waits for it. For destructors.
   void shut_down() noexcept;
@@ -67,22 +73,21 @@ class CpuDeviceImpl : public CpuDevice {
 
   struct HostState {
     std::string firmware;
-    std::uint64_t memory_size = 0;
-    std::unordered_map<std::string, std::uint64_t> symbols;
+    std::shared_ptr<WindowMemory> window_memory;
 
-    std::mutex mutex;                   // guards what follows
-    std::vector<mirror::Range> shared;  // with MirroredDevice: memory that D never faults on; sorted, neighbours merged
+    std::mutex mutex;     // guards what follows
+    SharedRanges shared;  // with MirroredDevice: memory that D never faults on
     std::vector<std::uint32_t> free_queues;
     std::vector<std::uint32_t> free_signals;
     std::uint32_t signals_used = 0;  // high-water mark
-    RangeAllocator code{window::kCode.start, window::kCode.size, window::kPageSize};
 
     std::mutex restart_mutex;
-    WindowHeap heap;
     // The former D's descriptors: the service thread may still be inside a call on them.
     DeviceProcess former;
   };
 
+  const std::uint32_t slot_;
+  const DeviceControl control_;
   DeviceProcess process_;
   std::uint32_t unit_count_ = 0;
   std::uint64_t memory_size_ = 0;
@@ -104,6 +109,7 @@ class CpuDeviceImpl : public CpuDevice {
   void prepare_control_block() noexcept;
   Result<void> start_process();
   void fail_packets(Queue* queue) noexcept;
+  void fail_all_packets() noexcept;
   void ring() noexcept;
 
   std::uint32_t spin_ns_ = 0;

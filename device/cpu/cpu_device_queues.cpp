@@ -44,27 +44,27 @@ Result<Queue*> CpuDeviceImpl::create_queue() {
   std::scoped_lock lock(host_->mutex);
   if (!host_->free_queues.empty()) {
     // Its indices go on where they were: units know packets by them.
-    Queue* queue = queue_at(host_->free_queues.back());
+    Queue* queue = control_.queue(host_->free_queues.back());
     host_->free_queues.pop_back();
     return queue;
   }
-  ControlBlock& control = *control_block();
+  ControlBlock& control = control_.block();
   const std::uint32_t index = control.queue_count.load(std::memory_order_relaxed);
   if (index >= kMaxQueues)
     return mirrorcl::fail(ErrorCode::kOutOfDeviceMemory, "the device has no more hardware queues (256)");
   control.queue_count.store(index + 1, std::memory_order_release);
-  return queue_at(index);
+  return control_.queue(index);
 }
 
 void CpuDeviceImpl::destroy_queue(Queue* queue) noexcept {
   std::scoped_lock lock(host_->mutex);
-  host_->free_queues.push_back(static_cast<std::uint32_t>(queue - queue_at(0)));
+  host_->free_queues.push_back(static_cast<std::uint32_t>(queue - control_.queue(0)));
 }
 
 // Wakes a unit if none looks at the queues by itself. The caller has published its packet with a sequentially
 // consistent store; units do the converse (see ControlBlock::spinning_units), so a packet is never missed by both.
 void CpuDeviceImpl::ring() noexcept {
-  ControlBlock& control = *control_block();
+  ControlBlock& control = control_.block();
   if (control.spinning_units.load(std::memory_order_seq_cst) != 0) return;
   if (control.sleeping_units.load(std::memory_order_seq_cst) == 0) return;
   control.doorbell.fetch_add(1, std::memory_order_seq_cst);
@@ -73,7 +73,7 @@ void CpuDeviceImpl::ring() noexcept {
 
 bool CpuDeviceImpl::submit(Queue* queue, const Packet& packet) noexcept {
   const std::uint64_t index = queue->write_index.load(std::memory_order_relaxed);
-  std::uint64_t& read_index = read_indices_[static_cast<std::size_t>(queue - queue_at(0))].seen;
+  std::uint64_t& read_index = read_indices_[static_cast<std::size_t>(queue - control_.queue(0))].seen;
   if (index - read_index >= kQueueSize) {
     read_index = queue->read_index.load(std::memory_order_acquire);
     if (index - read_index >= kQueueSize) return false;
@@ -127,7 +127,7 @@ Result<Signal*> CpuDeviceImpl::create_signal() {
       return mirrorcl::fail(ErrorCode::kOutOfDeviceMemory, "the device has no more completion signals");
     }
   }
-  Signal* signal = signal_at(index);
+  Signal* signal = control_.signal(index);
   signal->waiters.store(0, std::memory_order_relaxed);
   signal->start_ns = 0;
   signal->end_ns = 0;
@@ -139,7 +139,7 @@ Result<Signal*> CpuDeviceImpl::create_signal() {
 
 void CpuDeviceImpl::destroy_signal(Signal* signal) noexcept {
   std::scoped_lock lock(host_->mutex);
-  host_->free_signals.push_back(static_cast<std::uint32_t>(signal - signal_at(0)));
+  host_->free_signals.push_back(static_cast<std::uint32_t>(signal - control_.signal(0)));
 }
 
 std::int32_t CpuDeviceImpl::wait(Signal* signal, std::int64_t timeout_ns) noexcept {
@@ -179,7 +179,7 @@ std::int32_t CpuDeviceImpl::abort(Signal* signal, std::int64_t timeout_ns) noexc
     // A verdict is dropped by a unit that has gone on to its next work-group meanwhile; then the next round catches
     // that one.
     for (std::uint32_t i = 0; i < unit_count_; ++i) {
-      UnitState& unit = control_block()->units[i];
+      UnitState& unit = control_.block().units[i];
       const auto group = static_cast<std::uint32_t>(unit.groups_run.load(std::memory_order_acquire));
       const Packet* packet = unit.packet.load(std::memory_order_relaxed);
       if (packet != nullptr && packet->signal == signal) send_verdict(i, FaultKind::kAborted, 0, group);
@@ -191,49 +191,45 @@ std::int32_t CpuDeviceImpl::abort(Signal* signal, std::int64_t timeout_ns) noexc
 }
 
 std::uint32_t CpuDeviceImpl::completions() const noexcept {
-  return control_block()->completions.load(std::memory_order_seq_cst);
+  return shared_control().completions.load(std::memory_order_seq_cst);
 }
 
 void CpuDeviceImpl::wait_completions(std::uint32_t seen, std::int64_t timeout_ns) noexcept {
-  ControlBlock& control = *control_block();
-  control.completion_waiters.fetch_add(1, std::memory_order_seq_cst);
-  if (control.completions.load(std::memory_order_seq_cst) == seen) futex_wait(&control.completions, seen, timeout_ns);
-  control.completion_waiters.fetch_sub(1, std::memory_order_seq_cst);
+  SharedControl& shared = shared_control();
+  shared.completion_waiters.fetch_add(1, std::memory_order_seq_cst);
+  if (shared.completions.load(std::memory_order_seq_cst) == seen) futex_wait(&shared.completions, seen, timeout_ns);
+  shared.completion_waiters.fetch_sub(1, std::memory_order_seq_cst);
 }
 
 void CpuDeviceImpl::wake_completions() noexcept {
-  ControlBlock& control = *control_block();
-  control.completions.fetch_add(1, std::memory_order_seq_cst);
-  if (control.completion_waiters.load(std::memory_order_seq_cst) != 0) futex_wake(&control.completions, INT32_MAX);
+  SharedControl& shared = shared_control();
+  shared.completions.fetch_add(1, std::memory_order_seq_cst);
+  if (shared.completion_waiters.load(std::memory_order_seq_cst) != 0) futex_wake(&shared.completions, INT32_MAX);
 }
 
 // --- window memory
 
 void* CpuDeviceImpl::allocate(std::size_t bytes) noexcept {
-  return host_->heap.allocate(bytes);
+  return host_->window_memory->allocate(bytes);
 }
 
 void CpuDeviceImpl::free(void* memory) noexcept {
-  host_->heap.free(memory);
+  host_->window_memory->free(memory);
 }
 
 void* CpuDeviceImpl::allocate_code(std::size_t bytes) noexcept {
-  std::scoped_lock lock(host_->mutex);
-  auto start = host_->code.allocate(bytes);
-  return start ? reinterpret_cast<void*>(*start) : nullptr;
+  return host_->window_memory->allocate_code(bytes);
 }
 
 void CpuDeviceImpl::free_code(void* memory) noexcept {
-  std::scoped_lock lock(host_->mutex);
-  const std::uint64_t size = host_->code.free(reinterpret_cast<std::uint64_t>(memory));
+  const std::uint64_t size = host_->window_memory->code_size(memory);
   if (size == 0) return;
   make_writable(memory, size);
-  discard_window_memory(memory, size);
+  host_->window_memory->free_code(memory);
 }
 
 std::uint64_t CpuDeviceImpl::firmware_symbol(const char* name) const noexcept {
-  auto found = host_->symbols.find(name);
-  return found != host_->symbols.end() ? found->second : 0;
+  return host_->window_memory->symbol(name);
 }
 
 }  // namespace mirrorcl::device

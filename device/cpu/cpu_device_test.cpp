@@ -30,13 +30,6 @@ TEST_F(CpuDeviceTest, RunsAnEmptyKernel) {
   EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
 }
 
-TEST_F(CpuDeviceTest, OnlyOneDeviceFitsTheWindow) {
-  auto second = CpuDevice::start({});
-  ASSERT_FALSE(second);
-  EXPECT_EQ(second.error().code, ErrorCode::kNotSupported);
-  EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
-}
-
 struct GridCase {
   std::uint64_t global[3], local[3], offset[3];
 };

@@ -81,14 +81,29 @@ tl::unexpected<Error> explain_failure(const Hello& hello) {
   return error;
 }
 
-// Starts the firmware, which comes from the file `path`, with `spawn` and waits for its message.
-template <typename Spawn>
-Result<DeviceProcess> start(const std::string& path, int window_fd, int memory_fd, Spawn spawn) {
+// A pair of sockets, the second one for D.
+Result<void> make_sockets(UniqueFd* ours, UniqueFd* theirs) {
   int pair[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return fail_errno("socketpair", errno);
+  ours->reset(pair[0]);
+  theirs->reset(pair[1]);
+  return {};
+}
+
+// Starts the firmware, which comes from the file `path`, with `spawn` and waits for its message.
+template <typename Spawn>
+Result<DeviceProcess> start(const std::string& path, std::uint32_t device, int window_fd, int memory_fd, Spawn spawn) {
   DeviceProcess process;
-  process.socket.reset(pair[0]);
-  UniqueFd theirs(pair[1]);
+  UniqueFd theirs;
+  UniqueFd their_sharing;
+  if (auto made = make_sockets(&process.socket, &theirs); !made) return tl::unexpected<Error>(made.error());
+  if (auto made = make_sockets(&process.sharing_socket, &their_sharing); !made) {
+    return tl::unexpected<Error>(made.error());
+  }
+  const Start message{kProtocolVersion, device};
+  if (send(process.socket.get(), &message, sizeof message, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof message)) {
+    return fail_errno("send to the device process", errno);
+  }
   UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   if (!self) return fail_errno("pidfd_open", errno);
 
@@ -97,11 +112,13 @@ Result<DeviceProcess> start(const std::string& path, int window_fd, int memory_f
   fds[kWindowFd] = window_fd;
   fds[kDeviceMemoryFd] = memory_fd;
   fds[kApplicationFd] = self.get();
+  fds[kSharingFd] = their_sharing.get();
   Result<SpawnedProcess> spawned = spawn(std::span<const int>(fds));
   if (!spawned) return tl::unexpected<Error>(spawned.error());
   process.pid = spawned->pid;
   process.pidfd = std::move(spawned->pidfd);
   theirs.reset();
+  their_sharing.reset();
 
   Hello hello{};
   if (!wait_readable(process.socket.get(), kStartTimeoutMs)) {
@@ -145,6 +162,7 @@ void reap_if_ours(const DeviceProcess& process) noexcept {
 
 void end_device_process(DeviceProcess& process) noexcept {
   process.socket.reset();
+  process.sharing_socket.reset();
   if (!process.pidfd) return;
   if (!wait_readable(process.pidfd.get(), kEndTimeoutMs)) {
     (void)raw_syscall(SYS_pidfd_send_signal, process.pidfd.get(), SIGKILL, nullptr, 0);
@@ -153,14 +171,15 @@ void end_device_process(DeviceProcess& process) noexcept {
   reap_if_ours(process);
 }
 
-Result<DeviceProcess> start_device_process(const std::string& path, int window_fd, int memory_fd) {
+Result<DeviceProcess> start_device_process(const std::string& path, std::uint32_t device, int window_fd,
+                                           int memory_fd) {
   if (access(path.c_str(), X_OK) != 0) {
     return fail(ErrorCode::kNotSupported,
                 fmt::format("the device firmware {} is missing or not executable ({}); MIRRORCL_LIBRARY_DIR "
                             "names the folder it lies in",
                             path, strerrordesc_np(errno)));
   }
-  auto process = start(path, window_fd, memory_fd,
+  auto process = start(path, device, window_fd, memory_fd,
                        [&](std::span<const int> fds) { return spawn_detached(path, {"mirrorcl-firmware"}, fds); });
   if (process && !process->uffd) {
     end_device_process(*process);
@@ -171,7 +190,7 @@ Result<DeviceProcess> start_device_process(const std::string& path, int window_f
 }
 
 Result<DeviceProcess> start_sharing_device_process(const std::string& path, SharingEntry entry, void* stack_top) {
-  return start(path, -1, -1, [&](std::span<const int> fds) {
+  return start(path, 0, -1, -1, [&](std::span<const int> fds) {
     return spawn_sharing_memory(entry, kApplicationMemory, stack_top, fds);
   });
 }

@@ -3,6 +3,8 @@
 
 #include <pthread.h>
 
+#include <algorithm>
+#include <array>
 #include <mutex>
 
 #include "device/cpu/cpu_device_impl.h"
@@ -11,22 +13,41 @@
 namespace mirrorcl::device {
 namespace {
 
-// Held over a fork, so that the device neither appears nor goes in the middle of one.
+// Held over a fork, so that no device appears or goes in the middle of one.
 std::mutex g_mutex;
-CpuDeviceImpl* g_device = nullptr;
+std::array<CpuDeviceImpl*, window::kMaxDevices> g_devices{};  // null: none
+
+// Locking: g_mutex for all that follow.
+
+template <typename Function>
+void for_each_device(Function function) {
+  for (CpuDeviceImpl* device : g_devices) {
+    if (device != nullptr) function(*device);
+  }
+}
+
+// What the devices share; null without devices.
+WindowMemory* window_memory() {
+  WindowMemory* memory = nullptr;
+  for_each_device([&](CpuDeviceImpl& device) { memory = &device.window_memory(); });
+  return memory;
+}
 
 void prepare() {
   g_mutex.lock();
-  if (g_device != nullptr) g_device->before_fork();
+  for_each_device([](CpuDeviceImpl& device) { device.before_fork(); });
+  if (WindowMemory* memory = window_memory()) memory->lock();
 }
 
 void in_parent() {
-  if (g_device != nullptr) g_device->after_fork_in_parent();
+  if (WindowMemory* memory = window_memory()) memory->unlock();
+  for_each_device([](CpuDeviceImpl& device) { device.after_fork_in_parent(); });
   g_mutex.unlock();
 }
 
 void in_child() {
-  if (g_device != nullptr) g_device->after_fork_in_child();
+  if (WindowMemory* memory = window_memory()) memory->unlock();
+  for_each_device([](CpuDeviceImpl& device) { device.after_fork_in_child(); });
   detach_window_after_fork();
   g_mutex.unlock();
 }
@@ -38,9 +59,14 @@ void register_fork_handlers() {
   std::call_once(once, [] { pthread_atfork(prepare, in_parent, in_child); });
 }
 
-void set_fork_target(CpuDeviceImpl* device) {
+void add_fork_target(CpuDeviceImpl& device) {
   std::scoped_lock lock(g_mutex);
-  g_device = device;
+  *std::find(g_devices.begin(), g_devices.end(), nullptr) = &device;
+}
+
+void remove_fork_target(CpuDeviceImpl& device) noexcept {
+  std::scoped_lock lock(g_mutex);
+  std::replace(g_devices.begin(), g_devices.end(), &device, static_cast<CpuDeviceImpl*>(nullptr));
 }
 
 }  // namespace mirrorcl::device

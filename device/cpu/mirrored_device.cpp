@@ -2,17 +2,12 @@
 #include "device/cpu/mirrored_device.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <time.h>
 
 #include <algorithm>
-#include <new>
+#include <optional>
+#include <utility>
 
-#include "base/log.h"
-#include "base/raw_syscall.h"
 #include "device/cpu/window_map.h"
 
 namespace mirrorcl::device {
@@ -22,28 +17,35 @@ using mirror::Access;
 using mirror::DeviceFault;
 using mirror::Range;
 
+// Of the firmware region, in A.
+constexpr std::uint64_t kObjectSpace = window::kFirmware.size / window::kMaxDevices;
+
 }  // namespace
 
-void* MirroredDevice::operator new(std::size_t, const std::nothrow_t&) noexcept {
-  static_assert(sizeof(MirroredDevice) <= window::kFirmware.size);
-  return claim_window() ? reinterpret_cast<void*>(window::kFirmware.start) : nullptr;
+void* MirroredDevice::operator new(std::size_t, std::uint32_t slot) noexcept {
+  static_assert(sizeof(MirroredDevice) <= kObjectSpace);
+  return reinterpret_cast<void*>(window::kFirmware.start + slot * kObjectSpace);
 }
 
-void MirroredDevice::operator delete(void*) noexcept {
-  release_window();
+void MirroredDevice::operator delete(void* memory) noexcept {
+  release_slot(
+      static_cast<std::uint32_t>((reinterpret_cast<std::uint64_t>(memory) - window::kFirmware.start) / kObjectSpace));
 }
 
-Result<std::unique_ptr<CpuDevice>> CpuDevice::start(const CpuDeviceOptions& options) {
-  if (auto reserved = reserve_window(); !reserved) return tl::unexpected<Error>(reserved.error());
-  std::unique_ptr<MirroredDevice> device(new (std::nothrow) MirroredDevice(options));
-  if (!device) {
-    return mirrorcl::fail(ErrorCode::kNotSupported, "this process has a CPU device already; the window holds one");
-  }
+Result<std::unique_ptr<CpuDevice>> MirroredDevice::create(const CpuDeviceOptions& options) {
+  const std::optional<std::uint32_t> slot = claim_slot();
+  if (!slot) return window_is_taken();
+  std::unique_ptr<MirroredDevice> device(new (*slot) MirroredDevice(*slot, options));
   if (auto started = device->initialize(); !started) return tl::unexpected<Error>(started.error());
   return std::unique_ptr<CpuDevice>(std::move(device));
 }
 
-MirroredDevice::MirroredDevice(const CpuDeviceOptions& options) : CpuDeviceImpl(options) {}
+Result<std::unique_ptr<CpuDevice>> CpuDevice::start(const CpuDeviceOptions& options) {
+  if (auto reserved = reserve_window(); !reserved) return tl::unexpected<Error>(reserved.error());
+  return MirroredDevice::create(options);
+}
+
+MirroredDevice::MirroredDevice(std::uint32_t slot, const CpuDeviceOptions& options) : CpuDeviceImpl(slot, options) {}
 
 MirroredDevice::~MirroredDevice() {
   shut_down();
@@ -58,15 +60,16 @@ Result<void> MirroredDevice::initialize() {
 }
 
 Result<DeviceProcess> MirroredDevice::launch() {
-  return start_device_process(host_->firmware, window_fd(), memory_.get());
+  return start_device_process(host_->firmware, slot_, window_fd(), memory_.get());
 }
 
 Result<void> MirroredDevice::adopt_process() {
   mmu_.set_uffd(process_.uffd.get());
-  socket_.store(process_.socket.get());
+  service_channel_.connect(process_.socket.get(), process_.pidfd.get());
   std::scoped_lock lock(host_->mutex);
-  for (const Range& range : host_->shared) {
-    if (int error = mmu_.unregister(range); error != 0) {
+  sharing_channel_.connect(process_.sharing_socket.get(), process_.pidfd.get());
+  for (const SharedRange& shared : host_->shared) {
+    if (int error = map_shared(shared); error != 0) {
       return fail_errno("sharing memory with the new device process", -error);
     }
   }
@@ -75,7 +78,8 @@ Result<void> MirroredDevice::adopt_process() {
 
 void MirroredDevice::disown_process() noexcept {
   mmu_.set_uffd(-1);
-  socket_.store(-1);
+  service_channel_.connect(-1, -1);
+  sharing_channel_.connect(-1, -1);
 }
 
 mirror::DeviceCapabilities MirroredDevice::capabilities() const noexcept {
@@ -95,7 +99,7 @@ int MirroredDevice::next_faults(std::span<DeviceFault> faults) noexcept {
     const std::uint64_t flags = message.arg.pagefault.flags;
     const std::uint32_t thread = message.arg.pagefault.feat.ptid;
     std::uint32_t unit = 0;
-    while (unit < unit_count_ && control_block()->units[unit].thread_id.load(std::memory_order_relaxed) != thread)
+    while (unit < unit_count_ && control_.block().units[unit].thread_id.load(std::memory_order_relaxed) != thread)
       ++unit;
     DeviceFault& fault = faults[found++];
     fault.address = message.arg.pagefault.address / window::kPageSize * window::kPageSize;
@@ -107,7 +111,7 @@ int MirroredDevice::next_faults(std::span<DeviceFault> faults) noexcept {
     // The unit is asleep in this fault until something wakes it, so this names the execution that made it.
     fault_address_[unit] = message.arg.pagefault.address;
     fault_group_[unit] =
-        static_cast<std::uint32_t>(control_block()->units[unit].groups_run.load(std::memory_order_relaxed));
+        static_cast<std::uint32_t>(control_.block().units[unit].groups_run.load(std::memory_order_relaxed));
   }
   return static_cast<int>(found);
 }
@@ -125,97 +129,58 @@ int MirroredDevice::fail(const DeviceFault& fault, FaultKind kind) noexcept {
 // --- files
 
 int MirroredDevice::map_file(Range range, int fd, std::uint64_t offset, Access access) noexcept {
+  return map_file_through(service_channel_, range, fd, offset, access);
+}
+
+int MirroredDevice::unmap_file(Range range) noexcept {
+  return unmap_file_through(service_channel_, range);
+}
+
+int MirroredDevice::map_file_through(MapChannel& channel, Range range, int fd, std::uint64_t offset,
+                                     Access access) noexcept {
   const std::uint32_t protection = access == Access::kReadWrite ? PROT_READ | PROT_WRITE : PROT_READ;
-  const int error = ask({0, MapRequest::kMap, protection, range.start, range.size, offset}, fd);
+  const int error = channel.ask({0, MapRequest::kMap, protection, range.start, range.size, offset}, fd);
   // What slept in a fault on the former mapping finds the new one.
   return error != 0 ? error : mmu_.replay(range);
 }
 
-int MirroredDevice::unmap_file(Range range) noexcept {
+int MirroredDevice::unmap_file_through(MapChannel& channel, Range range) noexcept {
   // Not accessible until accesses fault to us again, or D would find zeros there of which nobody knows.
-  int error = ask({0, MapRequest::kMap, PROT_NONE, range.start, range.size, range.start}, memory_.get());
+  int error = channel.ask({0, MapRequest::kMap, PROT_NONE, range.start, range.size, range.start}, memory_.get());
   if (error == 0) error = mmu_.register_again(range);
-  if (error == 0) error = ask({0, MapRequest::kProtect, PROT_READ | PROT_WRITE, range.start, range.size, 0}, -1);
+  if (error == 0)
+    error = channel.ask({0, MapRequest::kProtect, PROT_READ | PROT_WRITE, range.start, range.size, 0}, -1);
   if (error != 0 && has_ended(process_.pidfd)) return 0;
   return error;
 }
 
-int MirroredDevice::ask(MapRequest request, int fd) noexcept {
-  const int socket = socket_.load();
-  if (socket < 0) return 0;
-  request.sequence = ++requests_;
-  iovec part{&request, sizeof request};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (fd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    __builtin_memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  }
-  long result = raw_syscall(SYS_sendmsg, socket, &message, MSG_NOSIGNAL);
-  if (result == -EPIPE || result == -ECONNRESET) return 0;  // D has ended, and its address space with it
-  if (result < 0) return static_cast<int>(result);
-  for (;;) {
-    pollfd watched{socket, POLLIN, 0};
-    const timespec patience{10, 0};
-    result = raw_syscall(SYS_ppoll, &watched, 1, &patience, nullptr, 0);
-    if (result == -EINTR) continue;
-    if (result == 0) {
-      log_error("the device process does not answer and is ended");
-      (void)raw_syscall(SYS_pidfd_send_signal, process_.pidfd.get(), SIGKILL, nullptr, 0);
-      return 0;
-    }
-    MapAnswer answer{};
-    result = raw_syscall(SYS_recvfrom, socket, &answer, sizeof answer, MSG_DONTWAIT, nullptr, nullptr);
-    if (result == -EINTR || result == -EAGAIN) continue;
-    if (result != static_cast<long>(sizeof answer)) return 0;
-    if (answer.sequence == request.sequence) return answer.error;
-  }
-}
-
 // --- memory shared from birth
 
+int MirroredDevice::map_shared(const SharedRange& shared) noexcept {
+  if (shared.memory == memory_.get()) return mmu_.unregister(shared.range);
+  return map_file_through(sharing_channel_, shared.range, shared.memory, shared.range.start, Access::kReadWrite);
+}
+
 Result<void> MirroredDevice::share(Range range) {
+  return share_of(*this, range);
+}
+
+Result<void> MirroredDevice::share_of(const CpuDevice& owner, Range range) {
   std::scoped_lock lock(host_->mutex);
-  if (int error = mmu_.unregister(range); error != 0) {
-    return fail_errno("sharing memory with the device (UFFDIO_UNREGISTER)", -error);
-  }
-  auto& shared = host_->shared;
-  auto next = std::lower_bound(shared.begin(), shared.end(), range.start,
-                               [](const Range& left, std::uint64_t start) { return left.start < start; });
-  if (next != shared.begin() && std::prev(next)->end() >= range.start) {
-    --next;
-    next->size = std::max(next->end(), range.end()) - next->start;
-  } else {
-    next = shared.insert(next, range);
-  }
-  while (std::next(next) != shared.end() && std::next(next)->start <= next->end()) {
-    next->size = std::max(next->end(), std::next(next)->end()) - next->start;
-    shared.erase(std::next(next));
-  }
+  const SharedRange shared{range, owner.memory_fd()};
+  if (shared.memory < 0) return mirrorcl::fail(ErrorCode::kNotSupported, "the device has no memory to be shared");
+  if (int error = map_shared(shared); error != 0) return fail_errno("sharing memory with the device", -error);
+  host_->shared.add(range, shared.memory);
   return {};
 }
 
 Result<void> MirroredDevice::unshare(Range range) {
   std::scoped_lock lock(host_->mutex);
-  if (int error = mmu_.register_again(range); error != 0) {
-    return fail_errno("taking shared memory back from the device (UFFDIO_REGISTER)", -error);
+  // Also where the memory is the device's own: it need not be of one kind.
+  if (int error = unmap_file_through(sharing_channel_, range); error != 0) {
+    return fail_errno("taking shared memory back from the device", -error);
   }
-  std::vector<Range> left;
-  for (const Range& old : host_->shared) {
-    if (old.start < range.start) left.push_back({old.start, std::min(old.end(), range.start) - old.start});
-    if (old.end() > range.end()) {
-      const std::uint64_t start = std::max(old.start, range.end());
-      left.push_back({start, old.end() - start});
-    }
-  }
-  host_->shared = std::move(left);
+  host_->shared.remove(range);
   if (int error = mmu_.unmap(range); error != 0) return fail_errno("freeing device memory", -error);
   return {};
 }

@@ -1,29 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CPU device whose process has an address space of its own, which a mirror keeps equal to the application's: D's
 // page tables are driven from here through its userfaultfd and the device memory file. The object lies in the window's
-// firmware region, which is private memory of the application in A: the mirror's pinned service thread may touch it.
+// firmware region, which is private memory of the application in A, each in a slot of its own: the mirror's pinned
+// service thread may touch it.
 #pragma once
 
 #include <array>
-#include <new>
+#include <memory>
 #include <span>
 
 #include "device/cpu/cpu_device_impl.h"
+#include "device/cpu/map_channel.h"
 #include "device/cpu/mmu.h"
-#include "device/cpu/startup.h"
 
 namespace mirrorcl::device {
 
 class MirroredDevice final : public CpuDeviceImpl {
  public:
-  explicit MirroredDevice(const CpuDeviceOptions& options);
+  // The first start: creates device memory and D.
+  static Result<std::unique_ptr<CpuDevice>> create(const CpuDeviceOptions& options);
   ~MirroredDevice() override;
-  // Null if another device has the window.
-  static void* operator new(std::size_t size, const std::nothrow_t&) noexcept;
   static void operator delete(void* memory) noexcept;
-
-  // First start: creates device memory and D.
-  Result<void> initialize();
 
   // --- mirror::DeviceOperations; the service thread
   mirror::DeviceCapabilities capabilities() const noexcept override;
@@ -47,6 +44,7 @@ class MirroredDevice final : public CpuDeviceImpl {
 
   // --- application threads
   Result<void> share(mirror::Range range) override;
+  Result<void> share_of(const CpuDevice& owner, mirror::Range range) override;
   Result<void> unshare(mirror::Range range) override;
   void after_fork_in_child() noexcept override;
 
@@ -55,12 +53,21 @@ class MirroredDevice final : public CpuDeviceImpl {
   Result<void> adopt_process() override;
   void disown_process() noexcept override;
 
-  // Has D's control thread change its address space; with `fd` >= 0 that goes along. 0 or -errno.
-  int ask(MapRequest request, int fd) noexcept;
+  MirroredDevice(std::uint32_t slot, const CpuDeviceOptions& options);
+  // In the slot's part of the firmware region.
+  static void* operator new(std::size_t size, std::uint32_t slot) noexcept;
+  Result<void> initialize();
+
+  // 0 or -errno.
+  int map_file_through(MapChannel& channel, mirror::Range range, int fd, std::uint64_t offset,
+                       mirror::Access access) noexcept;
+  int unmap_file_through(MapChannel& channel, mirror::Range range) noexcept;
+  // Locking: host_->mutex.
+  int map_shared(const SharedRange& shared) noexcept;
 
   UniqueFd memory_;
-  std::atomic<int> socket_{-1};  // to D's control thread; the process's
-  std::uint32_t requests_ = 0;
+  MapChannel service_channel_;
+  MapChannel sharing_channel_;  // of the application's threads; guarded by host_->mutex
   Mmu mmu_{-1};
   std::array<std::uint64_t, window::kMaxUnits> fault_address_{};  // exact address of each unit's last fault
   std::array<std::uint32_t, window::kMaxUnits> fault_group_{};    // and the work-group execution that made it

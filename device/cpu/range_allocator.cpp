@@ -24,11 +24,15 @@ std::optional<std::uint64_t> RangeAllocator::allocate(std::uint64_t bytes) {
   return std::nullopt;
 }
 
-std::uint64_t RangeAllocator::free(std::uint64_t start) {
+std::uint64_t RangeAllocator::size_of(std::uint64_t start) const {
   auto taken = taken_.find(start);
-  if (taken == taken_.end()) return 0;
-  std::uint64_t size = taken->second;
-  taken_.erase(taken);
+  return taken != taken_.end() ? taken->second : 0;
+}
+
+std::uint64_t RangeAllocator::free(std::uint64_t start) {
+  const std::uint64_t size = size_of(start);
+  if (size == 0) return 0;
+  taken_.erase(start);
   std::uint64_t merged = size;
   auto next = free_.lower_bound(start);
   if (next != free_.end() && next->first == start + size) {

@@ -16,6 +16,8 @@ class RangeAllocator {
   RangeAllocator(std::uint64_t start, std::uint64_t size, std::uint64_t granule);
 
   std::optional<std::uint64_t> allocate(std::uint64_t bytes);
+  // The size, rounded up to granules, of the range that was allocated at `start`; 0 if there is none.
+  std::uint64_t size_of(std::uint64_t start) const;
   // The size, rounded up to granules, of the range that was allocated at `start` and is free now; 0 if there was none.
   std::uint64_t free(std::uint64_t start);
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// How A starts D: the descriptors that D inherits, and the one message that D answers with. Compiled into the driver
-// and the firmware; no libc.
+// How A starts D: the descriptors that D inherits, the message that awaits it and the one that it answers with.
+// Compiled into the driver and the firmware; no libc.
 //
 //   A                                         D
 //   fills the ControlBlock, active = 0
-//   spawns the firmware  ------------------>  maps the window, takes over the address space, opens its userfaultfd,
+//   Start, then spawns the firmware  ------>  maps the window, takes over the address space, opens its userfaultfd,
 //                                             starts its units
 //   takes the userfaultfd  <----------------  Hello (or Hello with the step that failed)
 //   active = 1
@@ -25,19 +25,29 @@ namespace mirrorcl::device {
 inline constexpr std::uint64_t kOwnMemory = 0;
 inline constexpr std::uint64_t kApplicationMemory = 1;
 
+// Of Start, Hello, MapRequest, and all that the control region holds (device/packet.h).
+inline constexpr std::uint32_t kProtocolVersion = 3;
+
 // Descriptors of the firmware, in this order.
 enum StartupFd : int {
-  kSocketFd = 0,        // SOCK_SEQPACKET to A; its end of file is the end of D
+  kSocketFd = 0,        // SOCK_SEQPACKET to A's service thread; its end of file is the end of D
   kWindowFd = 1,        // control, heap and code regions, in the window's order; unused in the application's memory
   kDeviceMemoryFd = 2,  // file offset = virtual address; likewise
   kApplicationFd = 3,   // pidfd of A: readable when A has ended, even if a stray child of A holds the socket
-  kStartupFdCount = 4,
+  kSharingFd = 4,       // SOCK_SEQPACKET to A's other threads, for MapRequests; unused in the application's memory
+  kStartupFdCount = 5,
 };
 
 inline constexpr std::uint32_t kHelloMagic = 0x4d43'4c44;  // "DLCM"
 
 // From A to a unit: UnitState::fault holds a verdict. SIGUSR1.
 inline constexpr int kAbortSignal = 10;
+
+// Lies in the socket when D starts.
+struct Start {
+  std::uint32_t version;  // kProtocolVersion of the driver
+  std::uint32_t device;   // which of the application's devices it is, < window::kMaxDevices
+};
 
 struct Hello {
   std::uint32_t magic;        // kHelloMagic
@@ -48,7 +58,8 @@ struct Hello {
   char failed_step[64];
 };
 
-// From A to D: a change of D's address space that cannot be made from outside. One at a time.
+// From A to D: a change of D's address space that cannot be made from outside. One at a time on each of the two
+// sockets.
 struct MapRequest {
   enum Kind : std::uint32_t {
     kMap,      // maps the file of the descriptor that comes along, shared, over the range

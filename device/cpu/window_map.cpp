@@ -87,7 +87,7 @@ Result<void> reserve_once() {
     return fail_errno("cannot map the window's shared regions", errno);
   }
   if (madvise(at(kShared), kShared.size, MADV_DONTFORK) != 0) return fail_errno("madvise(MADV_DONTFORK)", errno);
-  // For MirroredDevice's own state; the ATS device places the firmware there.
+  // For the MirroredDevices' own state; the ATS device places the firmware there.
   if (int error = renew_region(window::kFirmware, kReadWrite); error != 0) {
     return fail_errno("cannot map the window's private region", error);
   }

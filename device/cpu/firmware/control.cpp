@@ -31,7 +31,7 @@ long serve(const device::MapRequest& request, int fd) noexcept {
 }
 
 // False at the end of A.
-bool answer_request() noexcept {
+bool answer_request(int socket) noexcept {
   device::MapRequest request{};
   iovec part{&request, sizeof request};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -40,7 +40,7 @@ bool answer_request() noexcept {
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof control;
-  const long size = raw_syscall(SYS_recvmsg, device::kSocketFd, &message, MSG_CMSG_CLOEXEC);
+  const long size = raw_syscall(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC);
   if (size == -EINTR) return true;
   if (size != static_cast<long>(sizeof request)) return false;
   int fd = -1;
@@ -48,19 +48,24 @@ bool answer_request() noexcept {
   if (header != nullptr && header->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(header), sizeof fd);
   device::MapAnswer answer{request.sequence, static_cast<std::int32_t>(serve(request, fd))};
   if (fd >= 0) raw_syscall(SYS_close, fd);
-  raw_syscall(SYS_sendto, device::kSocketFd, &answer, sizeof answer, MSG_NOSIGNAL, nullptr, 0);
+  raw_syscall(SYS_sendto, socket, &answer, sizeof answer, MSG_NOSIGNAL, nullptr, 0);
   return true;
 }
 
 }  // namespace
 
 [[noreturn]] void run_control() noexcept {
-  pollfd watched[2] = {{device::kSocketFd, POLLIN, 0}, {device::kApplicationFd, POLLIN, 0}};
+  pollfd watched[3] = {{device::kApplicationFd, POLLIN, 0},
+                       {device::kSocketFd, POLLIN, 0},
+                       {shares_memory ? -1 : device::kSharingFd, POLLIN, 0}};
   for (;;) {
-    const long ready = raw_syscall(SYS_poll, watched, 2, -1);
+    const long ready = raw_syscall(SYS_poll, watched, 3, -1);
     if (ready <= 0) continue;
     // In the application's own memory nothing is mapped on request; whatever becomes readable is an end.
-    if (watched[1].revents != 0 || shares_memory || !answer_request()) raw_syscall(SYS_exit_group, 0);
+    if (watched[0].revents != 0 || shares_memory) raw_syscall(SYS_exit_group, 0);
+    for (const pollfd& socket : {watched[1], watched[2]}) {
+      if (socket.revents != 0 && !answer_request(socket.fd)) raw_syscall(SYS_exit_group, 0);
+    }
   }
 }
 

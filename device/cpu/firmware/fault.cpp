@@ -143,7 +143,7 @@ void enter_signal_stack(Unit* unit) noexcept {
 }
 
 [[noreturn]] void die(const char* text, std::uint64_t value) noexcept {
-  char* words = reinterpret_cast<char*>(window::kControl.start + device::kLastWordsOffset);
+  char* words = device_control.last_words();
   std::uint32_t size = 0;
   while (text[size] != 0 && size < device::kLastWordsSize - 24) {
     words[size] = text[size];

@@ -34,6 +34,7 @@ std::uint8_t mirrorcl_has_avx;
 namespace mirrorcl::firmware {
 
 bool shares_memory = false;
+constinit device::DeviceControl device_control{0};
 
 namespace {
 
@@ -123,14 +124,26 @@ void become_daemon() noexcept {
   raise_limit(RLIMIT_DATA);
 }
 
+// What A has left in the socket.
+void take_start_message() noexcept {
+  device::Start start{};
+  const long size =
+      must(raw_syscall(SYS_recvfrom, device::kSocketFd, &start, sizeof start, MSG_DONTWAIT, nullptr, nullptr),
+           "receiving the start message");
+  if (size != static_cast<long>(sizeof start) || start.version != device::kProtocolVersion)
+    must(-EPROTONOSUPPORT, "comparing versions");
+  if (start.device >= window::kMaxDevices) must(-ERANGE, "finding its place in the window");
+  device_control = device::DeviceControl(start.device);
+}
+
 void map_window() noexcept {
   using namespace window;
-  std::uint64_t offset = 0;
-  const auto shared = [&](Region region, int protection, const char* step) {
-    map_fixed(region.start, region.size, protection, MAP_SHARED | MAP_NORESERVE, device::kWindowFd, offset, step);
-    offset += region.size;
+  const auto shared = [](const Region& region, int protection, const char* step) {
+    map_fixed(region.start, region.size, protection, MAP_SHARED | MAP_NORESERVE, device::kWindowFd,
+              region.start - kControl.start, step);
   };
-  shared(kControl, PROT_READ | PROT_WRITE, "mapping the window's control region");
+  shared(kSharedControl, PROT_READ | PROT_WRITE, "mapping what devices share of the window's control region");
+  shared(device_control.region(), PROT_READ | PROT_WRITE, "mapping the device's part of the control region");
   shared(kHeap, PROT_READ | PROT_WRITE, "mapping the window's heap");
   shared(kCode, PROT_READ | PROT_WRITE | PROT_EXEC, "mapping the window's code region");
 }
@@ -212,7 +225,7 @@ void start_unit(std::uint32_t index) noexcept {
   unit->self = unit;
   unit->index = index;
   unit->next_queue = index;
-  unit->state = &device::control_block()->units[index];
+  unit->state = &device_control.block().units[index];
   constexpr unsigned long kFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
                                    CLONE_SETTLS | CLONE_PARENT_SETTID;
   auto* stack = reinterpret_cast<void*>(space + kLoopStackOffset + kLoopStackSize);
@@ -220,7 +233,7 @@ void start_unit(std::uint32_t index) noexcept {
 }
 
 std::uint32_t publish_symbols() noexcept {
-  auto* symbols = reinterpret_cast<device::FirmwareSymbol*>(window::kControl.start + device::kSymbolsOffset);
+  device::FirmwareSymbol* symbols = device_control.symbols();
   std::uint32_t count = 0;
   for (const MirrorclSymbol* from = mirrorcl_symbols; from->name != nullptr; ++from) {
     if (count == device::kMaxSymbols) must(-ENOSPC, "publishing the firmware's symbols");
@@ -245,14 +258,13 @@ extern "C" [[noreturn]] void mirrorcl_firmware_main(std::uint64_t memory) {
   install_fault_handlers();
   become_daemon();
   mirrorcl_has_avx = avx_usable() ? 1 : 0;
+  take_start_message();
   if (!shares_memory) map_window();
-  const std::uint32_t version = device::control_block()->version;
-  if (version != device::kProtocolVersion) must(-EPROTONOSUPPORT, "comparing versions");
   device::Hello hello = hello_of(0, "");
   const int uffd = shares_memory ? -1 : make_own_address_space(&hello.features);
   hello.symbol_count = publish_symbols();
   must(raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS");
-  for (std::uint32_t i = 0; i < device::control_block()->unit_count; ++i) start_unit(i);
+  for (std::uint32_t i = 0; i < device_control.block().unit_count; ++i) start_unit(i);
   raw_syscall(SYS_close, device::kWindowFd);
   raw_syscall(SYS_close, device::kDeviceMemoryFd);
   send_hello(hello, uffd);

@@ -46,11 +46,11 @@ bool has_work(Queue& queue) noexcept {
 }
 
 bool any_work() noexcept {
-  ControlBlock& control = *device::control_block();
+  ControlBlock& control = device_control.block();
   if (control.active.load(std::memory_order_acquire) == 0) return false;
   std::uint32_t count = control.queue_count.load(std::memory_order_acquire);
   for (std::uint32_t i = 0; i < count; ++i) {
-    if (has_work(*device::queue_at(i))) return true;
+    if (has_work(*device_control.queue(i))) return true;
   }
   return false;
 }
@@ -74,13 +74,13 @@ bool claim_from(Queue& queue, Claim* claim) noexcept {
 
 // Takes from the queues in turn, so that a busy one does not starve the others.
 bool claim_any(Unit* unit, Claim* claim) noexcept {
-  ControlBlock& control = *device::control_block();
+  ControlBlock& control = device_control.block();
   if (control.active.load(std::memory_order_acquire) == 0) return false;
   std::uint32_t count = control.queue_count.load(std::memory_order_acquire);
   std::uint32_t at = unit->next_queue;
   for (std::uint32_t i = 0; i < count; ++i, ++at) {
     if (at >= count) at = 0;
-    if (claim_from(*device::queue_at(at), claim)) {
+    if (claim_from(*device_control.queue(at), claim)) {
       unit->next_queue = at + 1;
       return true;
     }
@@ -91,7 +91,7 @@ bool claim_any(Unit* unit, Claim* claim) noexcept {
 // Called by a unit that has just become busy with a packet: if there is more than it can take, the next sleeper must
 // know. The caller does not count as spinning any more, so either A's ring or this look sees each packet.
 void wake_next() noexcept {
-  ControlBlock& control = *device::control_block();
+  ControlBlock& control = device_control.block();
   if (control.sleeping_units.load(std::memory_order_seq_cst) == 0) return;
   if (control.spinning_units.load(std::memory_order_seq_cst) != 0 || !any_work()) return;
   control.doorbell.fetch_add(1, std::memory_order_seq_cst);
@@ -100,7 +100,7 @@ void wake_next() noexcept {
 
 // Returns when there may be work.
 void idle(Unit* unit) noexcept {
-  ControlBlock& control = *device::control_block();
+  ControlBlock& control = device_control.block();
   if (control.spinning_units.fetch_add(1, std::memory_order_seq_cst) < control.max_spinning && control.spin_ns != 0) {
     std::uint64_t end = now_ns() + control.spin_ns;
     do {
@@ -232,7 +232,6 @@ void run_chunk(Unit* unit, const Claim& claim) noexcept {
 // By the unit that finished the packet's last chunk. From the store of read_index on, the slot is A's.
 void complete(const Claim& claim) noexcept {
   Packet& packet = *claim.packet;
-  ControlBlock& control = *device::control_block();
   Signal* signal = packet.signal;
   std::uint32_t flags = packet.flags;
   bool failed = packet.failed.load(std::memory_order_acquire) != 0;
@@ -244,8 +243,9 @@ void complete(const Claim& claim) noexcept {
     if (signal->waiters.load(std::memory_order_seq_cst) != 0) futex_wake(&signal->status, INT32_MAX);
   }
   if ((flags & Packet::kNotify) != 0) {
-    control.completions.fetch_add(1, std::memory_order_seq_cst);
-    if (control.completion_waiters.load(std::memory_order_seq_cst) != 0) futex_wake(&control.completions, INT32_MAX);
+    device::SharedControl& shared = device::shared_control();
+    shared.completions.fetch_add(1, std::memory_order_seq_cst);
+    if (shared.completion_waiters.load(std::memory_order_seq_cst) != 0) futex_wake(&shared.completions, INT32_MAX);
   }
 }
 

@@ -60,6 +60,8 @@ inline Unit* unit_at(std::uint32_t index) noexcept {
 
 // Whether the units run in the application's memory (the ATS device), not in an address space of their own.
 extern bool shares_memory;
+// This device's part of the control region.
+extern device::DeviceControl device_control;
 
 // What the control thread does from then on.
 [[noreturn]] void run_control() noexcept;
