@@ -35,6 +35,14 @@ DeviceKind read_device_kind() {
   return DeviceKind::kAuto;
 }
 
+bool read_memory_kind() {
+  const std::string text = environment("MIRRORCL_DEVICE_MEMORY_KIND", "mappable");
+  if (text != "mappable" && text != "private") {
+    log_warning("MIRRORCL_DEVICE_MEMORY_KIND={} is neither mappable nor private; ignored", text);
+  }
+  return text == "private";
+}
+
 std::string default_cache_dir() {
   std::string own = environment("MIRRORCL_CACHE_DIR");
   if (!own.empty()) return own;
@@ -50,6 +58,7 @@ Options read_options() {
   o.device = read_device_kind();
   read_number("MIRRORCL_COMPUTE_UNITS", &o.compute_units);
   read_size("MIRRORCL_DEVICE_MEMORY", &o.device_memory);
+  o.private_memory = read_memory_kind();
   read_number("MIRRORCL_SPIN_US", &o.spin_us);
   o.library_dir = environment("MIRRORCL_LIBRARY_DIR");
   o.pocl_library = environment("MIRRORCL_POCL");

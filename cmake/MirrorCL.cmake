@@ -1,6 +1,7 @@
 # What every target of the project shares: warnings as errors, include path, sanitizer.
 #   mirrorcl_target(NAME)                 apply the project's compile options to a target
-#   mirrorcl_test(NAME SOURCES... LIBS...) a GoogleTest executable, registered with CTest
+#   mirrorcl_test(NAME SOURCES... LIBS...) a GoogleTest executable, registered with CTest; BOTH_MEMORY_KINDS: once more
+#                                          as one test, with device memory that the CPU cannot map
 
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
@@ -18,7 +19,7 @@ function(mirrorcl_target name)
 endfunction()
 
 function(mirrorcl_test name)
-  cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(T "BOTH_MEMORY_KINDS" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 120)
   endif()
@@ -27,4 +28,9 @@ function(mirrorcl_test name)
   target_link_libraries(${name} PRIVATE ${T_LIBS} GTest::gtest GTest::gtest_main Threads::Threads)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS "${T_LABELS}")
+  if(T_BOTH_MEMORY_KINDS)
+    add_test(NAME private_memory.${name} COMMAND ${name})
+    set_tests_properties(private_memory.${name} PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS "${T_LABELS}"
+                         ENVIRONMENT "MIRRORCL_DEVICE_MEMORY_KIND=private")
+  endif()
 endfunction()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pages that go back and forth become coherent: the application maps device memory in their place, and both sides run
-// at memory speed with real atomics.
+// Pages that go back and forth become coherent: the application maps device memory in their place, or application and
+// device both map pinned host memory (shared_memory.h), and both sides run at memory speed with real atomics.
 //
 // The application's mapping of a range is replaced in one step: the new mapping is made and registered in the window,
 // then the host agent moves it over the old one. At no moment can a thread touch a page there that nobody watches.
@@ -107,7 +107,11 @@ void Migrator::find_thread_control_blocks(AttachedDevice& device, Block& block, 
 
 Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRun run) noexcept {
   Range range = block.range(run);
-  int error = replace_mapping(range, &device);
+  int error = on_device([&] { return shared(device).adopt(range, bounce_); });
+  if (error == 0) {
+    error = replace_mapping(range, &device);
+    if (error != 0) on_device([&] { return shared(device).release(range, bounce_); });
+  }
   if (error == -EAGAIN) return Outcome::kAgain;
   if (error != 0) {
     log_debug("{:#x} cannot be made coherent: error {}", range.start, -error);
@@ -120,8 +124,8 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
   note(device, range, hms::Action::kShare, Live::To::kDevice, hms::Reason::kBackAndForth);
   // Spares the application a fault per page; if events stand in the way, it takes them.
   if (host_.install(range).error != 0) host_.wake(range);
-  grant(device, range, Access::kReadWrite);
-  on_device([&] { return device->protect(range, Access::kReadWrite); });
+  count_replay();
+  on_device([&] { return shared(device).map(range, Access::kReadWrite); });
   return Outcome::kDone;
 }
 
@@ -139,9 +143,8 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
       log_error("coherent memory at {:#x} cannot be made private again: error {}", range.start, -error);
       return Outcome::kFailed;
     }
+    if (on_device([&] { return shared(device).release(range, bounce_); }) != 0) return Outcome::kAgain;
     coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
-    // Pages that the application discarded while they were coherent have no contents: zeros.
-    on_device([&] { return device->zero_fill(range); });
     block.coherent_to_device(device.index, part);
     block.returns->forget(part);
     host_.wake(range);
@@ -153,7 +156,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
 Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
   // After MADV_DONTNEED there is no page: zeros.
-  on_device([&] { return device->zero_fill(range); });
+  on_device([&] { return shared(device).zero_fill(range); });
   int error = host_.install(range).error;
   if (error == -EAGAIN) return Outcome::kAgain;
   if (error == -EFAULT) return Outcome::kAgain;  // discarded again between the two calls
@@ -161,18 +164,18 @@ Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault)
   return Outcome::kDone;
 }
 
-// Puts an empty registered mapping, or one of device memory, in the place of `range`, which must lie in one mapping. 0,
+// Puts an empty registered mapping, or one of shared memory, in the place of `range`, which must lie in one mapping. 0,
 // -EAGAIN (events touch the range), or -errno with nothing changed.
-int Migrator::replace_mapping(Range range, const AttachedDevice* memory) noexcept {
+int Migrator::replace_mapping(Range range, AttachedDevice* sharer) noexcept {
   auto mapping = space_.query(range.start);
   if (!mapping || mapping->range.end() < range.end()) return -EAGAIN;
   Range scratch{kScratch.start, range.size};
-  bool device_memory = memory != nullptr;
-  int flags = MAP_FIXED | (device_memory ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+  const bool to_share = sharer != nullptr;
+  int flags = MAP_FIXED | (to_share ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
   long address = raw_syscall(SYS_mmap, scratch.start, scratch.size, mapping->protection, flags,
-                             device_memory ? (*memory)->memory_fd() : -1, device_memory ? range.start : 0);
+                             to_share ? shared(*sharer).fd() : -1, to_share ? range.start : 0);
   if (address < 0) return static_cast<int>(address);
-  int error = host_.register_range(scratch, device_memory ? kTrackMissing | kTrackMinor : kTrackMissing | kTrackWrites);
+  int error = host_.register_range(scratch, to_share ? kTrackMissing | kTrackMinor : kTrackMissing | kTrackWrites);
   if (error == 0) {
     // Last look: from here until the agent's call no event is read, and none that was read touches the range.
     events_.read_pending();

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mirror/device_memory.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 
 namespace mirrorcl::mirror {
 
 std::uint64_t MirroredMemory::free_bytes() const noexcept {
   const std::uint64_t size = device_.capabilities().memory_size;
-  struct stat status {};
-  if (device_.memory_fd() < 0 || fstat(device_.memory_fd(), &status) != 0) return size;
-  return size - std::min(size, static_cast<std::uint64_t>(status.st_blocks) * 512);
+  return size - std::min(size, device_.memory_in_use());
 }
 
 int MirroredMemory::move_in(hms::AddressRange range, hms::Untouched untouched) noexcept {

@@ -38,7 +38,8 @@ Outcome Migrator::make_room(AttachedDevice& device, std::uint64_t bytes, const B
     if (block == nullptr) block = blocks_.next(0);
     if (block == nullptr) break;
     device.clock_hand = block->base() + kBlockSize;
-    const unsigned pages = block->in_memory_of(device.index).count();
+    const PageMask held = block->in_memory_of(device.index);
+    const unsigned pages = (shared(device).on_host() ? held & ~block->coherent(device.index) : held).count();
     if (block == &keep || pages == 0) continue;
     const bool recently_used = (block->recently_used & device.set()) != 0;
     block->recently_used &= static_cast<DeviceSet>(~device.set());

@@ -2,36 +2,19 @@
 #include "mirror/fake_device.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/memory_file.h"
 #include "base/raw_syscall.h"
 
 namespace mirrorcl::mirror {
-namespace {
 
-// pread or pwrite of the whole range; 0 or -errno.
-template <typename Byte>
-int transfer_all(long number, int fd, Range range, Byte* memory) noexcept {
-  for (std::uint64_t done = 0; done < range.size;) {
-    long size = raw_syscall(number, fd, memory + done, range.size - done, range.start + done);
-    if (size == -EINTR) continue;
-    if (size <= 0) return size == 0 ? -EIO : static_cast<int>(size);
-    done += static_cast<std::uint64_t>(size);
-  }
-  return 0;
-}
-
-}  // namespace
-
-FakeDevice::FakeDevice() {
+FakeDevice::FakeDevice(bool private_memory) : mappable_(!private_memory) {
   memory_.reset(memfd_create("fake-device", MFD_CLOEXEC));
   fault_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   lost_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -148,19 +131,15 @@ int FakeDevice::copy_in(Range range, const void* source) noexcept {
     if (auto what = before_failing_.exchange(nullptr)) what();
     return -copy_error_;
   }
-  return transfer_all(SYS_pwrite64, memory_.get(), range, static_cast<const char*>(source));
+  return write_memory_file(memory_.get(), range.start, source, range.size);
 }
 
 int FakeDevice::zero_fill(Range range) noexcept {
-  long result;
-  do {
-    result = raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_KEEP_SIZE, range.start, range.size);
-  } while (result == -EINTR);
-  return static_cast<int>(result);
+  return fill_memory_file(memory_.get(), range.start, range.size);
 }
 
 int FakeDevice::copy_out(Range range, void* destination) noexcept {
-  return transfer_all(SYS_pread64, memory_.get(), range, static_cast<char*>(destination));
+  return read_memory_file(memory_.get(), range.start, destination, range.size);
 }
 
 int FakeDevice::map(Range range, Access access) noexcept {
@@ -188,13 +167,9 @@ int FakeDevice::unmap(Range range) noexcept {
   for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
     if (entry(page).load() != 0) entry(page).store(0);
   }
-  long result;
-  do {
-    result =
-        raw_syscall(SYS_fallocate, memory_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.start, range.size);
-  } while (result == -EINTR);
+  const int result = punch_memory_file(memory_.get(), range.start, range.size);
   unlock();
-  return static_cast<int>(result);
+  return result;
 }
 
 const FakeDevice::MappedFile* FakeDevice::file_at(std::uint64_t address) const {
@@ -281,12 +256,6 @@ std::uint8_t FakeDevice::snapshot(const void* address) {
   bool present = data == static_cast<off_t>(page);
   if (!present) return kNone;
   return access == Access::kNone ? kAbsentMapping : access == Access::kRead ? kRead : kRead | kWrite;
-}
-
-std::uint64_t FakeDevice::memory_in_use() const noexcept {
-  struct stat status {};
-  raw_syscall(SYS_fstat, memory_.get(), &status);
-  return static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
 void FakeDevice::lose() {

@@ -14,6 +14,8 @@
 #include <optional>
 
 #include "base/futex.h"
+#include "base/memory_file.h"
+#include "base/options.h"
 #include "base/unique_fd.h"
 #include "device/packet.h"
 #include "mirror/device/operations.h"
@@ -25,7 +27,8 @@ class FakeDevice final : public DeviceOperations {
   // What the device sees of a page.
   enum Snapshot : std::uint8_t { kNone = 0x00, kRead = 0x01, kWrite = 0x02, kAbsentMapping = 0x20 };
 
-  FakeDevice();
+  // private_memory: the CPU cannot map device memory.
+  explicit FakeDevice(bool private_memory = options().private_memory);
   ~FakeDevice() override;
 
   // --- the test's side: a compute unit. Each waits at most ten seconds, then returns kUnknown.
@@ -66,8 +69,8 @@ class FakeDevice final : public DeviceOperations {
   void answer_again(int count) { agains_ = count; }
 
   // --- the mirror's side
-  DeviceCapabilities capabilities() const noexcept override { return {true, true, false, memory_size_.load()}; }
-  std::uint64_t memory_in_use() const noexcept override;
+  DeviceCapabilities capabilities() const noexcept override { return {mappable_, true, false, memory_size_.load()}; }
+  std::uint64_t memory_in_use() const noexcept override { return memory_file_in_use(memory_.get()); }
   int memory_fd() const noexcept override { return memory_.get(); }
   int fault_fd() const noexcept override { return fault_event_.get(); }
   int next_faults(std::span<DeviceFault> faults) noexcept override;
@@ -116,6 +119,7 @@ class FakeDevice final : public DeviceOperations {
 
   static constexpr std::size_t kTransferSize = 64;
 
+  const bool mappable_;
   UniqueFd memory_;
   UniqueFd fault_event_;
   UniqueFd lost_event_;
@@ -126,7 +130,7 @@ class FakeDevice final : public DeviceOperations {
   std::array<Pending, kMaxFaults> pending_{};
   std::array<Refusal, kMaxFaults> refusals_{};
   std::size_t next_refusal_ = 0;
-  std::array<MappedFile, 64> files_{};  // of size 0: unused
+  std::array<MappedFile, 512> files_{};  // of size 0: unused
   std::atomic<std::uint32_t> next_requester_{1};
   std::atomic<std::uint64_t> fault_count_{0};
   std::atomic<std::uint64_t> memory_size_{std::uint64_t{1} << 40};

@@ -61,18 +61,21 @@ Outcome Migrator::follow_protection(Range part, const MappingInfo& mapping) noex
     if (outcome == Outcome::kDone) watch_.remove(part);
     return outcome;
   }
-  if (!mapping.writable()) {
-    blocks_.for_each(part, [&](Block& block) {
-      for (AttachedDevice& device : devices_) {
-        const PageMask pages =
-            (block.device(device.index) | block.coherent(device.index)) & PageMask(block.pages(part));
-        for (PageRun run = pages.next_run(0); run.count != 0; run = pages.next_run(run.end())) {
-          on_device([&] { return device->protect(block.range(run), Access::kRead); });
-        }
+  const Access access = mapping.writable() ? Access::kReadWrite : Access::kRead;
+  blocks_.for_each(part, [&](Block& block) {
+    const PageMask pages(block.pages(part));
+    for (AttachedDevice& device : devices_) {
+      const PageMask coherent = block.coherent(device.index) & pages;
+      const PageMask own = block.device(device.index) & pages;
+      for (PageRun run = coherent.next_run(0); run.count != 0; run = coherent.next_run(run.end())) {
+        on_device([&] { return shared(device).restrict(block.range(run), access); });
       }
-    });
-  }
-  // Writable again: the device's next write faults, and finds that it may.
+      // Writable again: the device's next write faults, and finds that it may.
+      for (PageRun run = own.next_run(0); run.count != 0 && !mapping.writable(); run = own.next_run(run.end())) {
+        on_device([&] { return device->protect(block.range(run), Access::kRead); });
+      }
+    }
+  });
   watch(part, mapping.protection);
   return Outcome::kDone;
 }

@@ -50,10 +50,7 @@ Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault)
   }
   switch (state) {
     case PageState::kCoherent:
-      on_device([&] { return device->zero_fill(range); });
-      grant(device, range, allowed);
-      if (fault.protection) on_device([&] { return device->protect(range, Access::kReadWrite); });
-      return kServed;
+      return serve_coherent(device, *block, page, allowed);
     case PageState::kDevice:
       // Another unit's fault brought it, or the mapping was dropped or write-protected on the way to a host that did
       // not take it.
@@ -109,6 +106,19 @@ Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault)
     if (block->state(page) != PageState::kHost) return serve_device(device, fault);
   }
   return migrate_in(device, *block, page);
+}
+
+// The application discarded the page, or what the device may do was restricted, or the device has restarted.
+Verdict Migrator::serve_coherent(AttachedDevice& device, const Block& block, unsigned page, Access allowed) noexcept {
+  SharedMemory memory = shared(device);
+  const PageMask& coherent = block.coherent(device.index);
+  PageRun run{page, 1};
+  while (memory.on_host() && run.first > 0 && coherent.test(run.first - 1)) --run.first;
+  if (memory.on_host()) run.count = coherent.find_clear(page) - run.first;
+  count_replay();
+  on_device([&] { return memory.zero_fill(block.range(PageRun{page, 1})); });
+  on_device([&] { return memory.map(block.range(run), allowed); });
+  return kServed;
 }
 
 // Maps `range` for the device, which lets the access that is being served go on. Counted before, so that whoever waits

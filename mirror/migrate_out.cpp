@@ -202,9 +202,7 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
   }
   const PageMask done = home.arrived | home.skipped;
   for (PageRun part = done.next_run(0); part.count != 0; part = done.next_run(part.end())) {
-    if (device->capabilities().memory_cpu_mappable) {
-      blocks_.returns_of(block).note(part, to_ms(now_ns()), options_.coherent_window_ms);
-    }
+    blocks_.returns_of(block).note(part, to_ms(now_ns()), options_.coherent_window_ms);
     host_.wake(block.range(part));
   }
   if (away.none()) return Outcome::kDone;

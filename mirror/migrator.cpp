@@ -63,6 +63,7 @@ Result<void> Migrator::open() {
   // A coherent run in the middle of a mapping makes three of one. A quarter of what the process may have is left to us.
   coherent_mappings_limit_ = read_max_map_count() / 4;
   bounce_ = static_cast<char*>(memory_->allocate(kBlockSize, kPageSize));
+  if (auto opened = pinned_.open(); !opened) return opened;
   return staging_.open();
 }
 
@@ -109,9 +110,13 @@ bool Migrator::discard_is_recent(const Block& block) const noexcept {
 // No device maps or holds anything of `pages` any more; the masks stay.
 void Migrator::empty_device_memory(const Block& block, const PageMask& pages) noexcept {
   for (AttachedDevice& device : devices_) {
-    const PageMask gone = block.in_memory_of(device.index) & pages;
+    const PageMask gone = block.in_memory_of(device.index) & ~block.coherent(device.index) & pages;
     for (PageRun run = gone.next_run(0); run.count != 0; run = gone.next_run(run.end())) {
       on_device([&] { return device->unmap(block.range(run)); });
+    }
+    const PageMask coherent = block.coherent(device.index) & pages;
+    for (PageRun run = coherent.next_run(0); run.count != 0; run = coherent.next_run(run.end())) {
+      on_device([&] { return shared(device).drop(block.range(run)); });
     }
   }
 }
@@ -135,8 +140,8 @@ void Migrator::unmapped(Range range, bool during_operation) noexcept {
         events_.end_operation();
       }
     }
-    PageMask shared = block.coherent() & PageMask(run);
-    for (PageRun part = shared.next_run(0); part.count != 0; part = shared.next_run(part.end())) {
+    const PageMask coherent = block.coherent() & PageMask(run);
+    for (PageRun part = coherent.next_run(0); part.count != 0; part = coherent.next_run(part.end())) {
       coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
     }
     block.forget(run);
@@ -154,7 +159,13 @@ void Migrator::discarded(Range range) noexcept {
     PageMask wanted(block.pages(range));
     // Device memory shows zeros from now on. Coherent pages lose the application's entry with it, and its next access
     // finds no page and faults here; the mapping stays.
-    empty_device_memory(block, wanted);
+    empty_device_memory(block, wanted & ~block.coherent());
+    for (AttachedDevice& device : devices_) {
+      const PageMask coherent = block.coherent(device.index) & wanted;
+      for (PageRun part = coherent.next_run(0); part.count != 0; part = coherent.next_run(part.end())) {
+        on_device([&] { return shared(device).clear(block.range(part)); });
+      }
+    }
     PageMask on_host = block.on_host();
     for (unsigned device = 0; device < kMaxDevices; ++device) {
       const PageMask both = block.duplicated(device) & wanted;
@@ -189,6 +200,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       PageState state = block.state(page);
       if (state == PageState::kCoherent) {
         coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
+        on_device([&] { return shared(holder(block, page)).unmap(old_range); });
         moved_pages_.push_back({block.owner(page), old_range.start, new_range.start, false});
         kept.set(page);
         continue;
@@ -229,7 +241,7 @@ void Migrator::follow_moved(Range from, std::uint64_t to) noexcept {
 void Migrator::drop_moved(Range range) noexcept {
   std::erase_if(moved_pages_, [&](const MovedPage& page) {
     if (page.address < range.start || page.address >= range.end()) return false;
-    on_device([&] { return devices_[page.device]->unmap({page.origin, kPageSize}); });
+    on_device([&] { return shared(devices_[page.device]).drop({page.origin, kPageSize}); });
     return true;
   });
 }
@@ -262,8 +274,14 @@ void Migrator::place(const MovedPage& page) noexcept {
   block.mark_registered(run);
   watch(range, PROT_READ | PROT_WRITE);
   AttachedDevice& device = devices_[page.device];
-  if (!page.discarded && carry(device, origin, range)) block.host_to_device(device.index, run);
-  on_device([&] { return device->unmap(origin); });
+  if (!page.discarded) {
+    int error = on_device([&] { return shared(device).read(origin, bounce_); });
+    if (error == 0) error = on_device([&] { return device->copy_in(range, bounce_); });
+    if (error == 0) block.host_to_device(device.index, run);
+    if (error != 0)
+      log_error("the coherent page of {:#x} could not be moved to {:#x}: error {}", origin.start, range.start, -error);
+  }
+  on_device([&] { return shared(device).drop(origin); });
   host_.wake(range);
 }
 

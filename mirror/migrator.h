@@ -28,6 +28,7 @@
 #include "mirror/live.h"
 #include "mirror/mirror.h"
 #include "mirror/page_pipe.h"
+#include "mirror/shared_memory.h"
 #include "mirror/staging.h"
 #include "mirror/userfaultfd.h"
 
@@ -71,7 +72,7 @@ class Migrator {
   // Takes the pages of `range` that can be moved to `device`, faults or not.
   Outcome bring_in(AttachedDevice& device, Range range, Untouched untouched) noexcept;
   // The pages of the block around `block_address` that live on `device`, or on both sides.
-  PageMask device_pages(const AttachedDevice& device, std::uint64_t block_address) noexcept;
+  PageMask device_pages(AttachedDevice& device, std::uint64_t block_address) noexcept;
   // Everything of `range` that `devices` hold comes home. Blocks of which no device holds anything are forgotten.
   Outcome bring_home(Range range, DeviceSet devices = kAllDevices) noexcept;
   void drop_snapshots() noexcept;
@@ -82,6 +83,8 @@ class Migrator {
   // Any thread: false if what devices rely on in the application's mappings has changed; then apply_layout().
   bool layout_unchanged() noexcept { return watch_.unchanged(space_); }
   Outcome apply_layout() noexcept;
+  // In the child of a fork.
+  void close_in_child() noexcept { pinned_.close(); }
   // Gives back memory that is only kept for speed.
   void rest() noexcept { staging_.empty(); }
 
@@ -102,6 +105,8 @@ class Migrator {
     std::uint64_t address;
     bool discarded;  // by MADV_DONTNEED at the new address
   };
+  // Frees device memory of those `pages` that have some.
+  void free_device_pages(const Block& block, const PageMask& pages) noexcept;
   void follow_moved(Range from, std::uint64_t to) noexcept;
   void drop_moved(Range range) noexcept;
   void place(const MovedPage& page) noexcept;
@@ -135,6 +140,7 @@ class Migrator {
   int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
   Verdict wait_for_unpinning(std::uint64_t address) noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
+  Verdict serve_coherent(AttachedDevice& device, const Block& block, unsigned page, Access allowed) noexcept;
   void grant(AttachedDevice& device, Range range, Access access) noexcept;
   void count_replay() noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
@@ -202,13 +208,14 @@ class Migrator {
 
   // coherence.cpp: one memory for both
   bool wants_coherence(const Block& block, unsigned page) const noexcept;
-  // In the memory of `device`, from where other devices' pages are left alone.
+  // In the memory that `device` shares with the application, from where other devices' pages are left alone.
   Outcome make_coherent(AttachedDevice& device, Block& block, unsigned page) noexcept;
   Outcome make_run_coherent(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Outcome end_coherence(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Outcome serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept;
-  // `memory`: the device whose memory the range shows from then on; null: nothing.
-  int replace_mapping(Range range, const AttachedDevice* memory) noexcept;
+  SharedMemory shared(AttachedDevice& device) const noexcept { return {*device.operations, pinned_}; }
+  // `sharer`: the device whose shared memory the range shows from then on; null: nothing.
+  int replace_mapping(Range range, AttachedDevice* sharer) noexcept;
   void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;
 
   // What the operation at hand is for.
@@ -242,6 +249,7 @@ class Migrator {
   std::array<AttachedDevice, kMaxDevices> devices_;
   BlockTable blocks_;
   Staging staging_;
+  PinnedHostMemory pinned_;
   char* bounce_ = nullptr;                           // kBlockSize bytes of pinned memory for contents on their way
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
   std::pmr::vector<MovedPage> moved_pages_;

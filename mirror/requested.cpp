@@ -69,9 +69,11 @@ void Migrator::leave_thread_control_blocks(Block& block, Range part, const PageM
   }
 }
 
-PageMask Migrator::device_pages(const AttachedDevice& device, std::uint64_t block_address) noexcept {
+PageMask Migrator::device_pages(AttachedDevice& device, std::uint64_t block_address) noexcept {
   const Block* block = blocks_.find(block_address);
-  return block == nullptr ? PageMask() : block->in_memory_of(device.index) & ~block->snapshot(device.index);
+  if (block == nullptr) return {};
+  const PageMask pages = block->in_memory_of(device.index) & ~block->snapshot(device.index);
+  return shared(device).on_host() ? pages & ~block->coherent(device.index) : pages;
 }
 
 }  // namespace mirrorcl::mirror

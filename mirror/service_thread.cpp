@@ -67,6 +67,7 @@ void ServiceThread::close_in_child() noexcept {
   space_.close();
   live_.close_in_child();
   agent_.close_in_child();
+  migrator_.close_in_child();
 }
 
 int ServiceThread::watch(int fd, Source source, unsigned device) noexcept {

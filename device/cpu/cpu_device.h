@@ -25,6 +25,9 @@ namespace mirrorcl::device {
 struct CpuDeviceOptions {
   std::uint32_t compute_units = 0;  // 0: the CPUs this process may run on
   std::uint64_t memory_size = 0;    // bytes that may be resident; 0: half of RAM
+  // The CPU does not map device memory, as behind PCIe: a CPU access brings a page home, and pages that go back and forth
+  // are shared in host memory. Memory shared from birth is mapped by both all the same.
+  bool private_memory = false;
   std::uint32_t spin_us = 50;
   std::string firmware;  // path; empty: private_file("mirrorcl-firmware")
 };

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/options.h"
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/test_kernels.h"
 
@@ -57,7 +58,9 @@ class CpuDeviceTest : public ::testing::Test {
   void SetUp() override { ASSERT_NO_FATAL_FAILURE(start({})); }
 
   void start(const CpuDeviceOptions& options) {
-    auto started = start_device(options);
+    CpuDeviceOptions with_kind = options;
+    with_kind.private_memory = options.private_memory || mirrorcl::options().private_memory;
+    auto started = start_device(with_kind);
     ASSERT_TRUE(started) << started.error().message;
     device_ = std::move(*started);
     auto queue = device_->create_queue();

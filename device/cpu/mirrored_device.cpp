@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/memory_file.h"
 #include "device/cpu/window_map.h"
 
 namespace mirrorcl::device {
@@ -45,7 +46,8 @@ Result<std::unique_ptr<CpuDevice>> CpuDevice::start(const CpuDeviceOptions& opti
   return MirroredDevice::create(options);
 }
 
-MirroredDevice::MirroredDevice(std::uint32_t slot, const CpuDeviceOptions& options) : CpuDeviceImpl(slot, options) {}
+MirroredDevice::MirroredDevice(std::uint32_t slot, const CpuDeviceOptions& options)
+    : CpuDeviceImpl(slot, options), private_memory_(options.private_memory) {}
 
 MirroredDevice::~MirroredDevice() {
   shut_down();
@@ -83,7 +85,10 @@ void MirroredDevice::disown_process() noexcept {
 }
 
 mirror::DeviceCapabilities MirroredDevice::capabilities() const noexcept {
-  return {.memory_cpu_mappable = true, .native_atomics = true, .parallel_copies = true, .memory_size = memory_size_};
+  return {.memory_cpu_mappable = !private_memory_,
+          .native_atomics = true,
+          .parallel_copies = true,
+          .memory_size = memory_size_};
 }
 
 // --- faults

@@ -65,6 +65,7 @@ class MirroredDevice final : public CpuDeviceImpl {
   // Locking: host_->mutex.
   int map_shared(const SharedRange& shared) noexcept;
 
+  const bool private_memory_;
   UniqueFd memory_;
   MapChannel service_channel_;
   MapChannel sharing_channel_;  // of the application's threads; guarded by host_->mutex

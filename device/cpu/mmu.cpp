@@ -2,10 +2,9 @@
 #include "device/cpu/mmu.h"
 
 #include <errno.h>
-#include <linux/falloc.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 
+#include "base/memory_file.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
 
@@ -36,20 +35,11 @@ int Mmu::read_faults(std::span<uffd_msg> messages) noexcept {
 }
 
 std::uint64_t Mmu::memory_in_use() const noexcept {
-  struct stat status {};
-  raw_syscall(SYS_fstat, memory_, &status);
-  return static_cast<std::uint64_t>(status.st_blocks) * 512;
+  return memory_file_in_use(memory_);
 }
 
 int Mmu::copy_in(Range range, const void* source) noexcept {
-  for (std::uint64_t done = 0; done < range.size;) {
-    long result = raw_syscall(SYS_pwrite64, memory_, static_cast<const char*>(source) + done, range.size - done,
-                              range.start + done);
-    if (result == -EINTR) continue;
-    if (result <= 0) return result == 0 ? -EIO : static_cast<int>(result);
-    done += static_cast<std::uint64_t>(result);
-  }
-  return 0;
+  return write_memory_file(memory_, range.start, source, range.size);
 }
 
 mirror::Progress Mmu::copy_in_mapped(Range range, const void* source, Access access) noexcept {
@@ -81,22 +71,11 @@ mirror::Progress Mmu::copy_in_mapped(Range range, const void* source, Access acc
 }
 
 int Mmu::copy_out(Range range, void* destination) noexcept {
-  for (std::uint64_t done = 0; done < range.size;) {
-    long result = raw_syscall(SYS_pread64, memory_, static_cast<char*>(destination) + done, range.size - done,
-                              range.start + done);
-    if (result == -EINTR) continue;
-    if (result <= 0) return result == 0 ? -EIO : static_cast<int>(result);
-    done += static_cast<std::uint64_t>(result);
-  }
-  return 0;
+  return read_memory_file(memory_, range.start, destination, range.size);
 }
 
 int Mmu::zero_fill(Range range) noexcept {
-  long result;
-  do {
-    result = raw_syscall(SYS_fallocate, memory_, FALLOC_FL_KEEP_SIZE, range.start, range.size);
-  } while (result == -EINTR);
-  return static_cast<int>(result);
+  return fill_memory_file(memory_, range.start, range.size);
 }
 
 int Mmu::write_protect(Range range, std::uint64_t mode) noexcept {
@@ -151,11 +130,7 @@ int Mmu::protect(Range range, Access access) noexcept {
 }
 
 int Mmu::unmap(Range range) noexcept {
-  long result;
-  do {
-    result = raw_syscall(SYS_fallocate, memory_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.start, range.size);
-  } while (result == -EINTR);
-  return static_cast<int>(result);
+  return punch_memory_file(memory_, range.start, range.size);
 }
 
 int Mmu::replay(Range range) noexcept {

@@ -26,7 +26,4 @@ void discard_window_memory(void* start, std::size_t size) noexcept;
 // Async-signal-safe.
 void detach_window_after_fork() noexcept;
 
-// A file on memory of `size` bytes that is not executable by exec and closes on exec.
-Result<int> create_memory_file(const char* name, std::uint64_t size);
-
 }  // namespace mirrorcl::device

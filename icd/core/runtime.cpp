@@ -16,6 +16,7 @@ device::CpuDeviceOptions device_options() {
   device::CpuDeviceOptions result;
   result.compute_units = options().compute_units;
   result.memory_size = options().device_memory;
+  result.private_memory = options().private_memory;
   result.spin_us = options().spin_us;
   return result;
 }

@@ -42,7 +42,9 @@ struct DeviceFault {
 };
 
 struct DeviceCapabilities {
-  bool memory_cpu_mappable;   // memory_fd() can be mapped by the CPU: pages may become coherent
+  // The CPU can map device memory: pages that go back and forth are shared there. If not, memory is private to the
+  // device, a CPU access always brings the page back, and such pages are shared in host memory (map_file).
+  bool memory_cpu_mappable;
   bool native_atomics;        // device atomics are coherent with the CPU's on a coherent page
   bool parallel_copies;       // copy_in_mapped and copy_out may be called for several disjoint ranges at once
   std::uint64_t memory_size;  // bytes that may be resident at once
@@ -60,7 +62,8 @@ class DeviceOperations {
   // Bytes of device memory in use, whatever for.
   virtual std::uint64_t memory_in_use() const noexcept = 0;
 
-  // A file whose offset equals the virtual address, or -1 if the CPU cannot map device memory.
+  // A file whose offset equals the virtual address, or -1 if there is none. Memory that is shared from birth lies in
+  // it; migrated pages are mapped into the application from it only if memory_cpu_mappable.
   virtual int memory_fd() const noexcept = 0;
 
   // Readable when next_faults has something to return. Changes when the device restarts.
@@ -100,8 +103,8 @@ class DeviceOperations {
 
   // Maps `range` of the file `fd` from `offset` on in place of device memory, which must be empty there, so that device,
   // application and read(2) see the one copy in the page cache; replays accesses that wait on it. A second call changes
-  // the access. Accesses to it never fault to the mirror: a write where only kRead was given is an error.
-  // -EOPNOTSUPP: the device has no such thing.
+  // the access. Accesses to it never fault to the mirror: a write where only kRead was given is an error. If the device
+  // restarts, the mapping is gone. -EOPNOTSUPP: the device has no such thing.
   virtual int map_file(Range /*range*/, int /*fd*/, std::uint64_t /*offset*/, Access /*access*/) noexcept {
     return -95 /* EOPNOTSUPP */;
   }
