@@ -336,6 +336,14 @@ TEST_F(MirroredFileTest, AtomicsOfBothSidesAddUp) {
   EXPECT_EQ(*counter, kGroups + mine);
 }
 
+TEST_F(MirroredFileTest, WritesToUnreadPagesOfReadOnlyMappingsAreToldAsSuch) {
+  std::uint64_t* read_only = map(PROT_READ);
+  ASSERT_EQ(run(kernel_read, {read_only, result_}), kStatusComplete);
+  EXPECT_EQ(run(kernel_write, {read_only + 512, std::uint64_t{1}}), kStatusKernelFailed);
+  EXPECT_EQ(last_error_.kind, FaultKind::kReadOnly);
+  munmap(read_only, kSize);
+}
+
 TEST_F(MirroredFileTest, ReadOnlyMappingsStaySo) {
   std::uint64_t* read_only = map(PROT_READ);
   put(9, 99);

@@ -55,10 +55,14 @@ Failure explain_access(Unit* unit, int code, std::uint64_t address, const greg_t
   std::uint64_t guard = unit_space(unit->index) + kKernelGuardOffset;
   if (address >= guard && address < unit_space(unit->index) + kKernelStackOffset)
     return {FaultKind::kStackOverflow, address};
-  // Of the processor's page-fault error code: a write to a page that is there. In the application's memory that is a
-  // read-only one; in an address space of our own the service thread judges.
-  constexpr greg_t kWriteToPresent = 3;
-  const bool read_only = code == SEGV_ACCERR && (registers[REG_ERR] & kWriteToPresent) == kWriteToPresent;
+  // Of the processor's page-fault error code. A write to a page that is there meets a read-only one. In an address
+  // space of our own the service thread judges, and what it does not see is a file that the application may only read,
+  // whose pages come when they are first read.
+  constexpr greg_t kPresent = 1;
+  constexpr greg_t kWrite = 2;
+  const bool file = !shares_memory && !window::kWindow.contains(address);
+  const bool read_only =
+      code == SEGV_ACCERR && (registers[REG_ERR] & kWrite) != 0 && (file || (registers[REG_ERR] & kPresent) != 0);
   return {read_only ? FaultKind::kReadOnly : FaultKind::kInvalidAddress, address};
 }
 
