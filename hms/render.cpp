@@ -12,10 +12,10 @@
 namespace mirrorcl::hms {
 namespace {
 
-std::string scaled(double number, std::span<const char* const> units) {
+std::string scaled(double number, std::span<const char* const> units, double step = 1024) {
   std::size_t unit = 0;
-  while (number >= 1024 && unit + 1 < units.size()) {
-    number /= 1024;
+  while (number >= step && unit + 1 < units.size()) {
+    number /= step;
     ++unit;
   }
   return unit == 0 ? fmt::format("{:.0f} {}", number, units[0]) : fmt::format("{:.1f} {}", number, units[unit]);
@@ -155,6 +155,11 @@ const char* color_of(MemoryKind kind) {
 std::string bytes_text(std::uint64_t bytes) {
   constexpr std::array<const char*, 7> kUnits = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   return scaled(static_cast<double>(bytes), kUnits);
+}
+
+std::string time_text(std::uint64_t ns) {
+  constexpr std::array<const char*, 4> kUnits = {"ns", "us", "ms", "s"};
+  return scaled(static_cast<double>(ns), kUnits, 1000);
 }
 
 std::string bandwidth_text(std::uint64_t mib_per_s_) {

@@ -24,6 +24,7 @@ HMS_API std::string to_dot(const Topology& topology);
 HMS_API std::string to_svg(const Topology& topology);
 
 HMS_API std::string bytes_text(std::uint64_t bytes);              // "93.0 GiB"
+HMS_API std::string time_text(std::uint64_t ns);                  // "4.1 us"
 HMS_API std::string bandwidth_text(std::uint64_t mib_per_s);      // "128.0 GiB/s"
 HMS_API std::string figure_text(Property property, Value value);  // "128.0 GiB/s", "26 ns"
 

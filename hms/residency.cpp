@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <sstream>
 
 #include "base/unique_fd.h"
@@ -91,15 +93,37 @@ void parse_counts(std::string_view words, MappingResidency& mapping) {
   mapping.node_pages = std::move(counts);
 }
 
-// The process's device memory, opened by way of one of its descriptors; -1: it has none.
-UniqueFd open_device_memory(pid_t pid) {
+// The memories of the process's devices, each opened by way of one of its descriptors.
+std::vector<UniqueFd> open_device_memories(pid_t pid) {
+  std::vector<UniqueFd> memories;
+  std::set<ino_t> seen;  // one may have several descriptors
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid), error)) {
+  std::filesystem::directory_iterator links(fmt::format("/proc/{}/fd", pid), error);
+  for (; !error && links != std::filesystem::directory_iterator(); links.increment(error)) {
     std::error_code ignored;
-    std::string file = std::filesystem::read_symlink(entry.path(), ignored);
-    if (file.starts_with(kDeviceMemoryFile)) return UniqueFd(open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
+    std::string file = std::filesystem::read_symlink(links->path(), ignored);
+    if (!file.starts_with(kDeviceMemoryFile)) continue;
+    UniqueFd memory(open(links->path().c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    struct stat status {};
+    if (memory && fstat(memory.get(), &status) == 0 && S_ISREG(status.st_mode) && seen.insert(status.st_ino).second) {
+      memories.push_back(std::move(memory));
+    }
   }
-  return UniqueFd();
+  return memories;
+}
+
+bool holds_page(int fd, std::uint64_t page) {
+  return lseek(fd, static_cast<off_t>(page), SEEK_DATA) == static_cast<off_t>(page);
+}
+
+Error no_such_process(pid_t pid) {
+  return {ErrorCode::kInvalidArgument, fmt::format("there is no process {}", pid)};
+}
+
+Error not_this_users(pid_t pid) {
+  return {ErrorCode::kInvalidArgument,
+          fmt::format("the memory of process {} cannot be looked at: {} (run as its user or as root)", pid,
+                      std::strerror(EACCES))};
 }
 
 }  // namespace
@@ -141,23 +165,20 @@ Result<ProcessResidency> read_residency(pid_t pid) {
   result.pid = pid;
   std::string folder = fmt::format("/proc/{}", pid);
   if (pid <= 0 || !std::filesystem::exists(folder)) {
-    return fail(ErrorCode::kInvalidArgument, fmt::format("there is no process {}", pid));
+    return tl::unexpected<Error>(no_such_process(pid));
   }
   auto maps = read_text(folder + "/maps");
   auto numa_maps = read_text(folder + "/numa_maps");
   if (!maps || !numa_maps) {
-    bool has_numa = std::filesystem::exists("/proc/self/numa_maps");
-    return fail(has_numa ? ErrorCode::kInvalidArgument : ErrorCode::kNotSupported,
-                has_numa ? fmt::format("the memory of process {} cannot be looked at: {} (run as its user or as root)",
-                                       pid, std::strerror(EACCES))
-                         : "this kernel does not count pages by node (CONFIG_NUMA is off)");
+    if (std::filesystem::exists("/proc/self/numa_maps")) return tl::unexpected<Error>(not_this_users(pid));
+    return fail(ErrorCode::kNotSupported, "this kernel does not count pages by node (CONFIG_NUMA is off)");
   }
   result.command = read_text(folder + "/comm").value_or("");
   while (!result.command.empty() && result.command.back() == '\n') result.command.pop_back();
   result.mappings = parse_mappings(*maps, *numa_maps);
-  UniqueFd device = open_device_memory(pid);
-  result.has_device = device.get() >= 0;
-  if (result.has_device) add_device_pages(device.get(), result.mappings);
+  const std::vector<UniqueFd> memories = open_device_memories(pid);
+  result.has_device = !memories.empty();
+  for (const UniqueFd& memory : memories) add_device_pages(memory.get(), result.mappings);
   for (MappingResidency& mapping : result.mappings) {
     // Device memory as the process sees it; counted as the device's.
     if (mapping.shared_with_device) mapping.node_pages.clear();
@@ -165,6 +186,29 @@ Result<ProcessResidency> read_residency(pid_t pid) {
   std::erase_if(result.mappings, [](const MappingResidency& mapping) {
     return mapping.node_pages.empty() && mapping.device_pages == 0;
   });
+  return result;
+}
+
+Result<PageResidency> read_page_residency(pid_t pid, std::uint64_t address) {
+  const std::string folder = fmt::format("/proc/{}", pid);
+  if (pid <= 0 || !std::filesystem::exists(folder)) return tl::unexpected<Error>(no_such_process(pid));
+  const auto maps = read_text(folder + "/maps");
+  const UniqueFd pagemap(open((folder + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!maps || !pagemap) return tl::unexpected<Error>(not_this_users(pid));
+  PageResidency result;
+  for (const MappingResidency& mapping : parse_mappings(*maps, "")) {
+    if (!mapping.range.contains(address)) continue;
+    result.mapped = true;
+    result.mapping = mapping.name;
+    result.shared = mapping.shared_with_device;
+  }
+  constexpr std::uint64_t kHoldsSomething = std::uint64_t{3} << 62;  // present or swapped
+  std::uint64_t entry = 0;
+  const auto offset = static_cast<off_t>(address / kPageSize * sizeof entry);
+  result.on_host = pread(pagemap.get(), &entry, sizeof entry, offset) == sizeof entry && (entry & kHoldsSomething) != 0;
+  for (const UniqueFd& memory : open_device_memories(pid)) {
+    result.on_device = result.on_device || holds_page(memory.get(), address & ~(kPageSize - 1));
+  }
   return result;
 }
 

@@ -43,6 +43,17 @@ struct ProcessResidency {
 // kInvalidArgument: no such process, or not this user's; the message says which.
 HMS_API Result<ProcessResidency> read_residency(pid_t pid);
 
+// One page of a live process.
+struct PageResidency {
+  std::string mapping;     // its name, as in MappingResidency; nothing also if the memory has none
+  bool mapped = false;     // the address is anybody's
+  bool on_host = false;    // the process has a page there (maybe swapped out)
+  bool on_device = false;  // device memory holds it
+  bool shared = false;     // it is device memory that the process has mapped
+};
+// As read_residency().
+HMS_API Result<PageResidency> read_page_residency(pid_t pid, std::uint64_t address);
+
 // The mappings of /proc/PID/maps with the counts of /proc/PID/numa_maps; those without a page too. Lines that are
 // neither are skipped.
 HMS_API std::vector<MappingResidency> parse_mappings(std::string_view maps, std::string_view numa_maps);

@@ -19,7 +19,8 @@
 // Locks of application threads, in the order in which they may be taken; the service thread takes none of them, so a
 // thread that holds one may fault on a page that is away
 //   1. g_start          mirror.cpp: one mirror per process (start, end, fork)
-//   2. a request slot   service_thread.cpp: claimed with one compare-and-swap, held until the answer
+//   2. publish_         mirror.cpp: one thread at a time tells other processes about devices and topology
+//   3. a request slot   service_thread.cpp: claimed with one compare-and-swap, held until the answer
 //
 // Kernel locks: the mmap lock is only ever held inside a system call. A system call of the service thread that raised
 // an event for its own userfaultfd would wait for itself: munmap, mremap, madvise(DONTNEED) and mmap(FIXED) over a

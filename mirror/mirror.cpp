@@ -78,6 +78,7 @@ class MirrorHandle final : public Mirror {
       return fail(ErrorCode::kNotSupported, "the mirror serves one device, and another one is attached already");
     }
     if (error != 0) return fail_errno("cannot attach the device to the mirror", -error);
+    if (!published_.exchange(true)) publish_device(device, "device 0", hms::kNoUid, hms::kNoUid);
     return {};
   }
   void drain_events() noexcept override {
@@ -107,12 +108,25 @@ class MirrorHandle final : public Mirror {
   void release_hold() noexcept override {
     if (alive()) service_->request({Request::Kind::kRelease, {0, 0}, nullptr});
   }
+  void publish_device(const DeviceOperations& device, std::string_view name, hms::Uid initiator,
+                      hms::Uid target) noexcept override {
+    if (!alive()) return;
+    std::scoped_lock lock(publish_);
+    service_->live().publish_device(0, name, initiator, target, device.capabilities().memory_size);
+  }
+  void publish_topology(std::string_view json) noexcept override {
+    if (!alive()) return;
+    std::scoped_lock lock(publish_);
+    service_->live().publish_topology(json);
+  }
   Statistics statistics() const noexcept override { return alive() ? service_->statistics() : Statistics{}; }
 
  private:
   bool alive() const noexcept { return g_service.load(std::memory_order_relaxed) == service_; }
 
   ServiceThread* service_;
+  std::mutex publish_;  // one at a time
+  std::atomic<bool> published_{false};
 };
 
 }  // namespace

@@ -8,8 +8,10 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "base/result.h"
+#include "hms/topology.h"
 #include "mirror/device/operations.h"
 #include "mirror/page_mask.h"
 #include "mirror/statistics.h"
@@ -68,6 +70,12 @@ class Mirror {
   // faults on it. Nothing to call.
 
   virtual Statistics statistics() const noexcept = 0;
+
+  // For other processes that look at this one (hms/live_layout.h): what the attached `device` is in the topology that
+  // was published last (kNoUid: not in it), and that topology, as hms::to_json() writes it.
+  virtual void publish_device(const DeviceOperations& device, std::string_view name, hms::Uid initiator,
+                              hms::Uid target) noexcept = 0;
+  virtual void publish_topology(std::string_view json) noexcept = 0;
 };
 
 }  // namespace mirrorcl::mirror

@@ -78,6 +78,18 @@ Result<Uid> target_named(const Topology& topology, const std::string& text) {
   return found->uid;
 }
 
+Result<std::uint64_t> address_named(const std::string& text) {
+  std::string_view digits = text;
+  if (digits.starts_with("0x")) digits.remove_prefix(2);
+  std::uint64_t address = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), address, 16);
+  if (error != std::errc{} || end != digits.data() + digits.size()) {
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("'{}' is no address: give one in hexadecimal, as /proc/PID/maps does", text));
+  }
+  return address;
+}
+
 Result<void> write_output(std::string_view text, const std::string& file) {
   if (file.empty()) {
     std::fwrite(text.data(), 1, text.size(), stdout);

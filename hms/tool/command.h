@@ -23,6 +23,8 @@ void add_paths(CLI::App& app, Context& context);
 void add_measure(CLI::App& app, Context& context);
 void add_bind(CLI::App& app, Context& context);
 void add_residency(CLI::App& app, Context& context);
+void add_stats(CLI::App& app, Context& context);
+void add_why(CLI::App& app, Context& context);
 
 // Prints "hms: MESSAGE" and makes the tool fail.
 void complain(Context& context, const Error& error);
@@ -34,6 +36,9 @@ std::optional<Topology> load_topology(Context& context);
 Result<Uid> initiator_named(const Topology& topology, const std::string& text);
 // Its uid, its name, "node:3", or a device with one memory.
 Result<Uid> target_named(const Topology& topology, const std::string& text);
+
+// An address of a process, hexadecimal with or without 0x, as /proc/PID/maps shows them.
+Result<std::uint64_t> address_named(const std::string& text);
 
 // Writes to standard output, or to `file` if that is not empty.
 Result<void> write_output(std::string_view text, const std::string& file);

@@ -21,6 +21,8 @@ int main(int argc, char** argv) {
   add_measure(app, context);
   add_bind(app, context);
   add_residency(app, context);
+  add_why(app, context);
+  add_stats(app, context);
   CLI11_PARSE(app, argc, argv);
   return context.status;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "hms/json_file.h"
 #include "hms/query.h"
 #include "mirror/device_memory.h"
 
@@ -84,6 +85,9 @@ Result<std::unique_ptr<MemoryPlacement>> MemoryPlacement::join(Runtime& runtime)
   if (mirrored) {
     placement->memory_ = std::make_unique<DriverMemory>(runtime, placement->device_.target);
     placement->binder_.add_device(*placement->memory_);
+    runtime.mirror()->publish_topology(hms::to_json(*placement->binder_.topology()));
+    runtime.mirror()->publish_device(runtime.device(), kDeviceName, placement->device_.initiator,
+                                     placement->device_.target);
   }
   return placement;
 }

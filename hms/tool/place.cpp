@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hms/tool/place.h"
+
+#include <fmt/format.h>
+
+namespace mirrorcl::hms::tool {
+namespace {
+
+std::string page_text(const PageResidency& page) {
+  if (page.shared) {
+    return page.on_device ? "is in device memory, which the application has mapped there too"
+                          : "is device memory that nobody has touched";
+  }
+  if (page.on_device) {
+    return page.on_host ? "is in device memory and with the application, as copies of each other"
+                        : "is in device memory only";
+  }
+  return page.on_host ? "is with the application" : "has not been touched";
+}
+
+std::string block_text(const LiveState& state, std::uint64_t address) {
+  const live::Block* block = state.block(address);
+  if (block == nullptr) return "";
+  std::string text;
+  for (const LiveDevice& device : state.devices) {
+    if (device.index >= live::kMaxDevices) continue;
+    const auto& pages = block->devices[device.index];
+    text += fmt::format("; of the 2 MiB around it {} has {} pages for itself, {} as copies, {} that both map",
+                        device.name, pages.only, pages.duplicated + pages.snapshot, pages.coherent);
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string place_text(const LiveState* state, std::uint64_t address, const PageResidency& page) {
+  if (!page.mapped) return "is not mapped";
+  const std::string name = page.mapping.empty() || page.shared ? "" : fmt::format("({}) ", printable(page.mapping));
+  return name + page_text(page) + (state == nullptr ? "" : block_text(*state, address));
+}
+
+}  // namespace mirrorcl::hms::tool
