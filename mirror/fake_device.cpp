@@ -15,7 +15,7 @@
 namespace mirrorcl::mirror {
 
 FakeDevice::FakeDevice(bool private_memory) : mappable_(!private_memory) {
-  memory_.reset(memfd_create("fake-device", MFD_CLOEXEC));
+  memory_.reset(memfd_create("mirrorcl-device-memory", MFD_CLOEXEC));
   fault_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   lost_event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   void* table = mmap(nullptr, kTableSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

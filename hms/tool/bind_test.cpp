@@ -4,31 +4,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cstdio>
 #include <string>
 
 #include "hms/host_memory.h"
+#include "hms/tool/run_tool.h"
 
 namespace mirrorcl::hms {
 namespace {
-
-struct Outcome {
-  int status;
-  std::string output;  // both streams
-};
-
-Outcome run(const std::string& arguments) {
-  FILE* pipe = popen(("'" HMS_TOOL "' " + arguments + " 2>&1").c_str(), "r");
-  if (pipe == nullptr) return {-1, ""};
-  std::string output;
-  std::array<char, 4096> buffer;
-  for (std::size_t size; (size = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-    output.append(buffer.data(), size);
-  }
-  const int status = pclose(pipe);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, output};
-}
 
 class BindTool : public ::testing::Test {
  protected:
@@ -39,12 +21,12 @@ class BindTool : public ::testing::Test {
 };
 
 TEST_F(BindTool, StartsAProgramWithItsOptions) {
-  const Outcome bound = run("bind node:0 grep -m 1 heap /proc/self/numa_maps");
+  const ToolOutcome bound = run_tool("bind node:0 grep -m 1 heap /proc/self/numa_maps");
   EXPECT_EQ(bound.status, 0);
   EXPECT_NE(bound.output.find("bind:0"), std::string::npos) << bound.output;
-  const Outcome preferred = run("bind --prefer node0 grep -m 1 heap /proc/self/numa_maps");
+  const ToolOutcome preferred = run_tool("bind --prefer node0 grep -m 1 heap /proc/self/numa_maps");
   EXPECT_NE(preferred.output.find("prefer"), std::string::npos) << preferred.output;
-  EXPECT_EQ(run("bind node0 sh -c 'exit 7'").status, 7);
+  EXPECT_EQ(run_tool("bind node0 sh -c 'exit 7'").status, 7);
 }
 
 TEST_F(BindTool, MovesARunningProcess) {
@@ -54,9 +36,9 @@ TEST_F(BindTool, MovesARunningProcess) {
     alarm(60);
     for (;;) pause();
   }
-  const Outcome outcome = run("bind node0 --pid " + std::to_string(child));
-  const Outcome seen = run("residency --mappings " + std::to_string(child));
-  const Outcome json = run("residency --json " + std::to_string(child));
+  const ToolOutcome outcome = run_tool("bind node0 --pid " + std::to_string(child));
+  const ToolOutcome seen = run_tool("residency --mappings " + std::to_string(child));
+  const ToolOutcome json = run_tool("residency --json " + std::to_string(child));
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
   EXPECT_EQ(outcome.status, 0) << outcome.output;
@@ -77,7 +59,7 @@ TEST_F(BindTool, ErrorsSayWhatToDo) {
                         Case{"bind node0 --pid 1073741823", "there is no process"},
                         Case{"bind node0 /no/such/program", "cannot start '/no/such/program'"},
                         Case{"residency 1073741823", "there is no process"}}) {
-    const Outcome outcome = run(c.arguments);
+    const ToolOutcome outcome = run_tool(c.arguments);
     EXPECT_EQ(outcome.status, 1) << c.arguments;
     EXPECT_NE(outcome.output.find(c.says), std::string::npos) << c.arguments << ": " << outcome.output;
   }

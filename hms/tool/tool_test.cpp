@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The `hms` tool as its users see it: output, exit status, errors that say what to do.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -14,14 +11,10 @@
 #include "hms/json_file.h"
 #include "hms/load.h"
 #include "hms/reference_machine.h"
+#include "hms/tool/run_tool.h"
 
 namespace mirrorcl::hms {
 namespace {
-
-struct Outcome {
-  int status;
-  std::string output;  // both streams
-};
 
 class Tool : public ::testing::Test {
  protected:
@@ -31,27 +24,17 @@ class Tool : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  // `arguments` as a shell reads them.
-  Outcome run(const std::string& arguments) const {
-    const std::string command = "XDG_CACHE_HOME='" + folder_ + "' '" HMS_TOOL "' " + arguments + " 2>&1";
-    FILE* pipe = popen(command.c_str(), "r");
-    if (pipe == nullptr) return {-1, ""};
-    std::string output;
-    std::array<char, 4096> buffer;
-    for (std::size_t size; (size = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-      output.append(buffer.data(), size);
-    }
-    const int status = pclose(pipe);
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, output};
+  ToolOutcome run(const std::string& arguments) const {
+    return run_tool(arguments, "XDG_CACHE_HOME='" + folder_ + "'");
   }
-  Outcome on_reference(const std::string& arguments) const { return run("-t '" + reference_ + "' " + arguments); }
+  ToolOutcome on_reference(const std::string& arguments) const { return run("-t '" + reference_ + "' " + arguments); }
 
   std::string folder_ = ::testing::TempDir() + "hms-tool-" + std::to_string(getpid());
   std::string reference_ = folder_ + "/reference.json";
 };
 
 TEST_F(Tool, ShowsThisMachine) {
-  const Outcome outcome = run("show");
+  const ToolOutcome outcome = run("show");
   EXPECT_EQ(outcome.status, 0);
   EXPECT_NE(outcome.output.find("memory node0"), std::string::npos) << outcome.output;
 }
@@ -70,20 +53,20 @@ TEST_F(Tool, WritesAllFormats) {
 
 // Worked out in topology_test.cpp.
 TEST_F(Tool, FindsTheBestMemory) {
-  const Outcome best = on_reference("best cx00 -n 2");
+  const ToolOutcome best = on_reference("best cx00 -n 2");
   EXPECT_EQ(best.status, 0);
   EXPECT_EQ(best.output.substr(best.output.find('\n') + 1, 5), "hbm00") << best.output;
-  const Outcome latency = on_reference("best --by latency cpu:0 -n 1");
+  const ToolOutcome latency = on_reference("best --by latency cpu:0 -n 1");
   EXPECT_NE(latency.output.find("ddr0"), std::string::npos) << latency.output;
-  const Outcome large = on_reference("best cx00 --size 20G -n 1");
+  const ToolOutcome large = on_reference("best cx00 --size 20G -n 1");
   EXPECT_NE(large.output.find("ddr0"), std::string::npos) << large.output;
-  const Outcome both = on_reference("best --json -n 1 cx00 gpu0");
+  const ToolOutcome both = on_reference("best --json -n 1 cx00 gpu0");
   EXPECT_NE(both.output.find("\"name\": \"ddr0\""), std::string::npos) << both.output;
   EXPECT_EQ(on_reference("best --json --coherent --size 1T cx00").output, "[]\n");
 }
 
 TEST_F(Tool, ShowsPaths) {
-  const Outcome outcome = on_reference("paths cx00 hbm01");
+  const ToolOutcome outcome = on_reference("paths cx00 hbm01");
   EXPECT_EQ(outcome.output,
             "bandwidth 93.1 GiB/s (configured), latency 280 ns (configured)\n"
             "  link hbm00-link\n  bridge complexes0\n  link hbm01-link\n");
@@ -91,7 +74,7 @@ TEST_F(Tool, ShowsPaths) {
 }
 
 TEST_F(Tool, SaysWhatToDo) {
-  const auto complaint = [](const Outcome& outcome) {
+  const auto complaint = [](const ToolOutcome& outcome) {
     EXPECT_NE(outcome.status, 0);
     return outcome.output;
   };
@@ -107,7 +90,7 @@ TEST_F(Tool, SaysWhatToDo) {
 }
 
 TEST_F(Tool, KeepsMeasurements) {
-  const Outcome measured = run("measure --time 5 --memory 8M");
+  const ToolOutcome measured = run("measure --time 5 --memory 8M");
   EXPECT_EQ(measured.status, 0) << measured.output;
   if (measured.output.find("kept in ") == std::string::npos) GTEST_SKIP() << measured.output;
   EXPECT_NE(run("best").output.find("measured"), std::string::npos);
@@ -118,7 +101,7 @@ TEST_F(Tool, KeepsMeasurements) {
 TEST_F(Tool, TakesWhatTheEnvironmentTellsHwloc) {
   const auto with = [&](const std::string& variable, const std::string& machine) {
     setenv(variable.c_str(), (std::string(HMS_TESTDATA) + "/" + machine).c_str(), 1);
-    const Outcome outcome = run("best cpu:0 -n 1 --json");
+    const ToolOutcome outcome = run("best cpu:0 -n 1 --json");
     unsetenv(variable.c_str());
     return outcome.output;
   };
@@ -128,7 +111,7 @@ TEST_F(Tool, TakesWhatTheEnvironmentTellsHwloc) {
 
 TEST_F(Tool, HasHelpAndVersion) {
   for (const char* command : {"", "show", "best", "paths", "measure"}) {
-    const Outcome outcome = run(std::string(command) + " --help");
+    const ToolOutcome outcome = run(std::string(command) + " --help");
     EXPECT_EQ(outcome.status, 0);
     EXPECT_NE(outcome.output.find("--help"), std::string::npos);
   }
