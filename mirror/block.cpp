@@ -7,6 +7,8 @@
 
 namespace mirrorcl::mirror {
 
+static_assert(sizeof(Block) <= kBlockSize / 1000, "less than 0.1 % of the memory");
+
 const char* page_state_name(PageState state) noexcept {
   switch (state) {
     case PageState::kHost:
@@ -66,7 +68,7 @@ void Block::host_to_device(unsigned device, PageRun run) {
 }
 
 void Block::device_to_host(unsigned device, PageRun run) {
-  assert(on_[device].device.all_of(run));
+  assert(on_[device].device.all_of(run) && copied().none_of(run));
   on_[device].device.clear(run);
   returned_.set(run);
   show(device);
@@ -80,31 +82,57 @@ void Block::device_to_duplicated(unsigned device, PageRun run) {
 }
 
 void Block::duplicated_to_device(unsigned device, PageRun run) {
-  assert(on_[device].duplicated.all_of(run));
+  assert(duplicated().all_of(run) && on_[device].duplicated.all_of(run));
   on_[device].duplicated.clear(run);
   on_[device].device.set(run);
   show(device);
 }
 
-void Block::duplicated_to_host(unsigned device, PageRun run) {
+void Block::drop_duplicate(unsigned device, PageRun run) {
   assert(on_[device].duplicated.all_of(run));
   on_[device].duplicated.clear(run);
-  returned_.set(run);
+  returned_ |= PageMask(run) & on_host();
+  show(device);
+}
+
+void Block::device_to_device(unsigned from, unsigned to, PageRun run) {
+  assert(from != to && on_[from].device.all_of(run));
+  on_[to].duplicated.clear(run);
+  assert(copied().none_of(run) && on_[to].snapshot.none_of(run));
+  on_[from].device.clear(run);
+  on_[to].device.set(run);
+  show(from);
+  show(to);
+}
+
+void Block::add_duplicate(unsigned device, PageRun run) {
+  assert(in_memory_of(device).none_of(run) && (this->device() | copied()).all_of(run));
+  on_[device].duplicated.set(run);
   show(device);
 }
 
 void Block::device_to_coherent(unsigned device, PageRun run) {
-  assert(on_[device].device.all_of(run));
+  assert(on_[device].device.all_of(run) && copied().none_of(run));
   on_[device].device.clear(run);
   on_[device].coherent.set(run);
   show(device);
 }
 
 void Block::coherent_to_device(unsigned device, PageRun run) {
-  assert(on_[device].coherent.all_of(run));
+  assert(on_[device].coherent.all_of(run) && on_any(&OnDevice::sharing).none_of(run));
   on_[device].coherent.clear(run);
   on_[device].device.set(run);
   show(device);
+}
+
+void Block::share_coherent(unsigned device, PageRun run) {
+  assert(coherent().all_of(run) && in_memory_of(device).none_of(run));
+  on_[device].sharing.set(run);
+}
+
+void Block::end_coherent_sharing(unsigned device, PageRun run) {
+  assert(on_[device].sharing.all_of(run));
+  on_[device].sharing.clear(run);
 }
 
 void Block::host_to_snapshot(unsigned device, PageRun run) {
@@ -120,7 +148,7 @@ void Block::snapshot_to_host(unsigned device, PageRun run) {
 }
 
 void Block::device_to_discarded(unsigned device, PageRun run) {
-  assert(on_[device].device.all_of(run));
+  assert(on_[device].device.all_of(run) && copied().none_of(run));
   on_[device].device.clear(run);
   show(device);
 }
@@ -143,6 +171,7 @@ void Block::forget(PageRun run) {
     on.duplicated.clear(run);
     on.coherent.clear(run);
     on.snapshot.clear(run);
+    on.sharing.clear(run);
   }
   registered_.clear(run);
   returned_.clear(run);

@@ -14,8 +14,10 @@
 //   snapshot   A's own page, and a  snapshot              native                   reads native (the copy may be old),
 //              read-only copy                                                      writes fault
 //
-// There may be several devices. A page is in state device or coherent on one of them at most; copies (duplicates and
-// snapshots) may be on several. The masks are kept per device; the questions without a device concern any of them.
+// There may be several devices. A page is in state device or coherent on one of them at most, its owner; copies may be
+// on several: read-only duplicates of what the owner or the application has, or snapshots. Whoever has a page of which
+// there are duplicates has it write-protected. Other devices than the owner may map coherent pages from its memory. The
+// masks are kept per device; the questions without a device concern any of them.
 //
 // Transitions are named after where the pages come from and go to, and assert their predecessor. Nothing else changes
 // the masks.
@@ -58,38 +60,43 @@ class Block {
   // A set bit means: the page's host range is registered with the application's userfaultfd, so that a missing page
   // faults to the service thread. A cleared bit: accesses to missing pages are the kernel's business.
   const PageMask& registered() const { return registered_; }
-  // A set bit means: the contents are in this device's memory only; the host has no page.
+  // A set bit means: the contents are in this device's memory; the host has no page. Others may have duplicates.
   const PageMask& device(unsigned device) const { return on_[device].device; }
-  // A set bit means: this device's memory and the host's page hold the same; both are write-protected.
+  // A set bit means: this device's memory holds the same as the owner's, or, if there is none, the host's page; both
+  // are write-protected.
   const PageMask& duplicated(unsigned device) const { return on_[device].duplicated; }
   // A set bit means: the page is this device's memory, mapped into the application at the same address.
   const PageMask& coherent(unsigned device) const { return on_[device].coherent; }
   // A set bit means: this device's memory holds a read-only copy of memory that cannot be mirrored.
   const PageMask& snapshot(unsigned device) const { return on_[device].snapshot; }
-  // Pages that hold anything in this device's memory.
-  PageMask in_memory_of(unsigned device) const {
+  // A set bit means: this device maps a coherent page from the memory of another, and holds nothing of it.
+  const PageMask& sharing(unsigned device) const { return on_[device].sharing; }
+  // Pages that hold anything but snapshots in this device's memory.
+  PageMask tracked(unsigned device) const {
     const OnDevice& on = on_[device];
-    return on.device | on.duplicated | on.coherent | on.snapshot;
+    return on.device | on.duplicated | on.coherent;
   }
+  PageMask in_memory_of(unsigned device) const { return tracked(device) | on_[device].snapshot; }
   // The device in whose memory `page` is in state device or coherent; kMaxDevices: none.
   unsigned owner(unsigned page) const;
 
   // On any device.
   PageMask device() const { return on_any(&OnDevice::device); }
-  PageMask duplicated() const { return on_any(&OnDevice::duplicated); }
+  PageMask duplicated() const { return copied() & ~device(); }  // with the host
+  PageMask copied() const { return on_any(&OnDevice::duplicated); }
   PageMask coherent() const { return on_any(&OnDevice::coherent); }
   PageMask snapshot() const { return on_any(&OnDevice::snapshot); }
   // A set bit means: the page came home from a device and has not gone back since.
   const PageMask& returned() const { return returned_; }
   // A set bit means: the application discards this host page (MADV_DONTNEED), but the kernel may not have done it yet.
   const PageMask& discarding() const { return discarding_; }
-  // A set bit means: the page must never become coherent, because it holds a thread's control block, whose futex the
-  // kernel finds by the kind of memory.
+  // A set bit means: the page must never become coherent: it holds a thread's control block, whose futex the kernel
+  // finds by the kind of memory, or a device that uses it cannot map another's memory.
   const PageMask& stays_private() const { return stays_private_; }
   // Pages that hold anything in device memory.
   PageMask in_device_memory() const { return needs_tracking() | snapshot(); }
   // Pages whose host range must stay registered, or an access of the application would miss what the device holds.
-  PageMask needs_tracking() const { return device() | duplicated() | coherent(); }
+  PageMask needs_tracking() const { return device() | copied() | coherent(); }
   PageMask on_host() const { return ~in_device_memory(); }
   // Nothing is known about this block any more: it may be destroyed.
   bool empty() const { return registered_.none() && in_device_memory().none(); }
@@ -99,9 +106,16 @@ class Block {
   void device_to_host(unsigned device, PageRun run);
   void device_to_duplicated(unsigned device, PageRun run);
   void duplicated_to_device(unsigned device, PageRun run);
-  void duplicated_to_host(unsigned device, PageRun run);
+  // Another holder's copies stay.
+  void drop_duplicate(unsigned device, PageRun run);
+  // `from` owns the pages, of which nobody but `to` may have duplicates.
+  void device_to_device(unsigned from, unsigned to, PageRun run);
+  // The device gets a copy of what another holds.
+  void add_duplicate(unsigned device, PageRun run);
   void device_to_coherent(unsigned device, PageRun run);
   void coherent_to_device(unsigned device, PageRun run);
+  void share_coherent(unsigned device, PageRun run);
+  void end_coherent_sharing(unsigned device, PageRun run);
   void host_to_snapshot(unsigned device, PageRun run);
   void snapshot_to_host(unsigned device, PageRun run);
   // The contents are gone by the application's own wish; the host shows zeros next.
@@ -118,8 +132,9 @@ class Block {
 
   // Devices that have faulted here since eviction from their memory last looked.
   DeviceSet recently_used = 0;
-  // When pages were last given to a device; 0 before.
+  // When pages were last given to a device, and to which; 0 before.
   std::uint64_t granted_ns = 0;
+  unsigned granted_to = 0;
   // Lazily attached by the migrator; null until a page has returned.
   ReturnCounter* returns = nullptr;
   // Where other processes see how many pages are where; null: nowhere.
@@ -132,6 +147,7 @@ class Block {
     PageMask duplicated;
     PageMask coherent;
     PageMask snapshot;
+    PageMask sharing;
   };
   PageMask on_any(PageMask OnDevice::*mask) const;
 

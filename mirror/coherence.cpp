@@ -63,7 +63,9 @@ Outcome Migrator::make_coherent(AttachedDevice& device, Block& block, unsigned p
   if (!mapping || !mapping->migratable()) return Outcome::kFailed;
   PageMask wanted = PageMask(region) & PageMask(block.pages(mapping->range)) & block.registered() & ~block.coherent() &
                     ~block.snapshot() & ~block.discarding() & ~block.stays_private();
+  wanted &= ~(block.device() & ~block.device(device.index)) & ~(block.copied() & ~block.tracked(device.index));
   if (!wanted.test(page)) return Outcome::kFailed;
+  drop_other_copies(device, block, wanted);
   // What is still with the host goes to device memory first.
   PageMask host = wanted & block.on_host();
   for (PageRun run = host.next_run(0); run.count != 0; run = host.next_run(run.end())) {
@@ -130,6 +132,7 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
 }
 
 Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun run) noexcept {
+  end_coherent_sharing(block, PageMask(run));
   for (unsigned page = run.first; page < run.end();) {
     // The application may have split the mapping with mprotect.
     auto mapping = space_.query(block.base() + page * kPageSize);

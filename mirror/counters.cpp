@@ -21,8 +21,10 @@ constexpr auto kNames = [] {
   NAME(pages_to_host);
   NAME(bytes_to_host);
   NAME(pages_duplicated);
+  NAME(pages_between_devices);
   NAME(evictions);
   NAME(coherent_upgrades);
+  NAME(coherent_pages_shared);
   NAME(snapshot_pages);
   NAME(pages_made_anonymous);
   NAME(shared_file_mappings);

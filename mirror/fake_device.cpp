@@ -211,6 +211,7 @@ void FakeDevice::cut_files(Range range) noexcept {
 }
 
 int FakeDevice::map_file(Range range, int fd, std::uint64_t offset, Access access) noexcept {
+  if (!maps_files_) return -EOPNOTSUPP;
   int result = -ENOSPC;
   lock();
   cut_files(range);

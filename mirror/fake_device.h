@@ -67,9 +67,14 @@ class FakeDevice final : public DeviceOperations {
   // Called, by the mirror's thread, before such a call fails.
   void before_failing(void (*what)()) { before_failing_ = what; }
   void answer_again(int count) { agains_ = count; }
+  // What capabilities() says from now on, and whether map_file works.
+  void allow_parallel_copies() { parallel_copies_ = true; }
+  void map_no_files() { maps_files_ = false; }
 
   // --- the mirror's side
-  DeviceCapabilities capabilities() const noexcept override { return {mappable_, true, false, memory_size_.load()}; }
+  DeviceCapabilities capabilities() const noexcept override {
+    return {mappable_, true, parallel_copies_, memory_size_.load()};
+  }
   std::uint64_t memory_in_use() const noexcept override { return memory_file_in_use(memory_.get()); }
   int memory_fd() const noexcept override { return memory_.get(); }
   int fault_fd() const noexcept override { return fault_event_.get(); }
@@ -138,6 +143,8 @@ class FakeDevice final : public DeviceOperations {
   std::atomic<int> copies_to_fail_{0};
   std::atomic<int> copy_error_{0};
   std::atomic<int> agains_{0};
+  std::atomic<bool> parallel_copies_{false};
+  std::atomic<bool> maps_files_{true};
   std::atomic<void (*)()> before_failing_{nullptr};
   device::FaultKind last_error_ = device::FaultKind::kNone;
 };

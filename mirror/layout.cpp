@@ -64,6 +64,7 @@ Outcome Migrator::follow_protection(Range part, const MappingInfo& mapping) noex
   const Access access = mapping.writable() ? Access::kReadWrite : Access::kRead;
   blocks_.for_each(part, [&](Block& block) {
     const PageMask pages(block.pages(part));
+    end_coherent_sharing(block, pages);
     for (AttachedDevice& device : devices_) {
       const PageMask coherent = block.coherent(device.index) & pages;
       const PageMask own = block.device(device.index) & pages;

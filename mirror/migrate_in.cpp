@@ -50,34 +50,23 @@ Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault)
   }
   switch (state) {
     case PageState::kCoherent:
+      if (AttachedDevice& owner = devices_[block->owner(page)]; &owner != &device) {
+        return share_coherent(device, owner, *block, page, allowed);
+      }
       return serve_coherent(device, *block, page, allowed);
     case PageState::kDevice:
-      // Another unit's fault brought it, or the mapping was dropped or write-protected on the way to a host that did
-      // not take it.
-      if (allowed == Access::kReadWrite && wants_coherence(*block, page)) {
-        Outcome outcome = make_coherent(device, *block, page);
-        if (outcome != Outcome::kFailed) return {outcome};
-      }
-      grant(device, range, allowed);
-      if (fault.protection) on_device([&] { return device->protect(range, Access::kReadWrite); });
-      return kServed;
     case PageState::kDuplicated:
-      if (fault.access == Access::kRead) {
-        grant(device, range, Access::kRead);  // another unit's fault brought it
-        return kServed;
-      }
-      if (wants_coherence(*block, page)) {
-        Outcome outcome = make_coherent(device, *block, page);
-        if (outcome != Outcome::kFailed) return {outcome};
-      }
-      return end_duplication_on_host(device, *block, page, fault.protection);
+      return serve_held(device, *block, fault, allowed);
     case PageState::kSnapshot: {
-      if (fault.access == Access::kRead) {
+      const bool reads = fault.access == Access::kRead;
+      if (reads && block->snapshot(device.index).test(page)) {
         grant(device, range, Access::kRead);
         return kServed;
       }
       auto mapping = space_.query(address);
       if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
+      if (reads && block->registered(page)) return take_snapshot(device, *block, page, *mapping);  // as another device
+      if (reads) break;
       if (!mapping->migratable() && !mapping->private_file()) return refuse_write(address, *mapping);
       drop_snapshots(*block, PageMask(PageRun{page, 1}));  // the application may write it by now: mirror it
       break;
@@ -118,6 +107,32 @@ Verdict Migrator::serve_coherent(AttachedDevice& device, const Block& block, uns
   count_replay();
   on_device([&] { return memory.zero_fill(block.range(PageRun{page, 1})); });
   on_device([&] { return memory.map(block.range(run), allowed); });
+  return kServed;
+}
+
+Verdict Migrator::serve_held(AttachedDevice& device, Block& block, const DeviceFault& fault, Access allowed) noexcept {
+  const unsigned page = page_in_block(fault.address);
+  const Range range{fault.address, kPageSize};
+  const bool reads = fault.access == Access::kRead;
+  if (reads && block.tracked(device.index).test(page) && block.copied().test(page)) {
+    grant(device, range, Access::kRead);  // another unit's fault brought it
+    return kServed;
+  }
+  if (allowed == Access::kReadWrite && (!reads || block.state(page) == PageState::kDevice) &&
+      wants_coherence(block, page)) {
+    AttachedDevice& home =
+        block.duplicated(device.index).test(page) && block.owner(page) == kMaxDevices ? device : holder(block, page);
+    const Outcome outcome = make_coherent(home, block, page);
+    if (outcome == Outcome::kDone && &home != &device) return share_coherent(device, home, block, page, allowed);
+    if (outcome != Outcome::kFailed) return {outcome};
+    if (block.state(page) == PageState::kHost) return kTryAgain;
+  }
+  if (!block.tracked(device.index).test(page)) return serve_from_other(device, block, fault, allowed);
+  if (block.copied().test(page)) return end_duplication(device, block, page, fault.protection);
+  // Another unit's fault brought it, or the mapping was dropped or write-protected on the way to a host that did not
+  // take it.
+  grant(device, range, allowed);
+  if (fault.protection) on_device([&] { return device->protect(range, Access::kReadWrite); });
   return kServed;
 }
 
@@ -188,8 +203,9 @@ Verdict Migrator::refuse_write(std::uint64_t address, const MappingInfo& mapping
 
 Verdict Migrator::migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept {
   if (block.discarding().any() && !discard_is_recent(block)) block.clear_discarding({0, kBlockPages});
-  const PageRun region = region_around(block, page, block.needs_tracking(), block.registered(),
-                                       [](const Block& other) { return other.needs_tracking() == PageMask::all(); });
+  const PageRun region =
+      region_around(block, page, block.tracked(device.index), block.registered(),
+                    [&](const Block& other) { return other.tracked(device.index) == PageMask::all(); });
   PageMask wanted = PageMask(region) & block.registered() & block.on_host() & ~block.discarding();
   wanted.set(page);
   block.recently_used |= device.set();
@@ -360,7 +376,7 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
       }
     }
   };
-  copy_in_parts(device, run, urgent, copy);
+  copy_in_parts(device->capabilities().parallel_copies, run, urgent, copy);
   while (error.load(std::memory_order_relaxed) == -EAGAIN) {
     counters_.add(&Statistics::retries);
     events_.read_pending();
@@ -379,7 +395,7 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
   for (PageRun part = taken.next_run(0); part.count != 0; part = taken.next_run(part.end())) {
     block.host_to_device(device.index, part);
   }
-  block.granted_ns = now_ns();
+  note_grant(device, block);
   if (failure == 0) return kServed;
 
   const PageMask refused = PageMask(run) & ~taken;
@@ -430,7 +446,7 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
     return give_up(error == -EAGAIN ? kTryAgain : failed(FaultKind::kUnmappable));
   }
   block.host_to_device(device.index, run);
-  block.granted_ns = now_ns();
+  note_grant(device, block);
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);
@@ -475,21 +491,24 @@ void Migrator::put_copy_back(std::uint64_t address, std::uint64_t staging) noexc
   }
 }
 
-Verdict Migrator::end_duplication_on_host(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept {
+Verdict Migrator::end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept {
   // No further than the mapping: beside it the application may not write, so the device may not either.
   const auto mapping = space_.query(block.base() + page * kPageSize);
   if (!mapping || !mapping->writable()) return kTryAgain;
-  const PageMask both = block.duplicated() & PageMask(block.pages(mapping->range));
-  PageRun region = region_around(block, page, block.device(), block.device() | both,
-                                 [](const Block& other) { return other.device() == PageMask::all(); });
+  const PageMask copies = block.tracked(device.index) & block.copied() & PageMask(block.pages(mapping->range));
+  const PageMask alone = block.device(device.index) & ~block.copied();
+  PageRun region = region_around(block, page, alone, alone | copies,
+                                 [&](const Block& other) { return other.device(device.index) == PageMask::all(); });
   if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
-  const PageMask wanted = PageMask(region) & both;
+  const PageMask wanted = PageMask(region) & copies;
+  drop_other_devices(device, block, wanted);
+  const PageMask with_host = wanted & block.duplicated(device.index);
   Verdict verdict = kServed;
-  for (PageRun run = wanted.next_run(0); run.count != 0 && verdict.outcome == Outcome::kDone;
-       run = wanted.next_run(run.end())) {
+  for (PageRun run = with_host.next_run(0); run.count != 0 && verdict.outcome == Outcome::kDone;
+       run = with_host.next_run(run.end())) {
     verdict = drop_host_copies(device, block, run);
   }
-  const PageMask writable = wanted & block.device();
+  const PageMask writable = wanted & block.device(device.index);
   for (PageRun run = writable.next_run(0); run.count != 0; run = writable.next_run(run.end())) {
     note(device, block.range(run), hms::Action::kMove, Live::To::kDevice, hms::Reason::kWritten);
   }
@@ -546,7 +565,8 @@ Verdict Migrator::take_snapshot(AttachedDevice& device, Block& block, unsigned p
   PageRun around = block.pages(mapping.range);
   unsigned first = std::max(page & ~(kSnapshotPages - 1), around.first);
   unsigned end = std::min((page & ~(kSnapshotPages - 1)) + kSnapshotPages, around.end());
-  PageMask wanted = PageMask({first, end - first}) & block.on_host() & ~block.registered();
+  PageMask wanted =
+      PageMask({first, end - first}) & ~block.needs_tracking() & ~block.snapshot(device.index) & ~block.registered();
   wanted.set(page);
   PageRun run{page, 1};
   while (run.first > first && wanted.test(run.first - 1)) --run.first;

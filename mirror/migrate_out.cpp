@@ -179,15 +179,17 @@ void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run
 
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
 Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept {
+  if (leave == Leave::kNothing) drop_other_copies(device, block, PageMask(run));
   // Device writers wait from here until the pages have left; their faults are served afterwards.
   if (on_device([&] { return device->protect(block.range(run), Access::kRead); }) != 0) return Outcome::kAgain;
   Homecoming home;
   const auto copy = [&](PageRun part) { copy_home(device, block, part, leave, &home); };
-  copy_in_parts(device, run, urgent, copy);
+  copy_in_parts(device->capabilities().parallel_copies, run, urgent, copy);
   const PageMask away = PageMask(run) & ~home.arrived & ~home.skipped;
   const PageMask copied = home.arrived;
   const PageMask left_device = leave == Leave::kCopy ? home.skipped : home.arrived | home.skipped;
   for (PageRun done = left_device.next_run(0); done.count != 0; done = left_device.next_run(done.end())) {
+    drop_other_copies(device, block, PageMask(done));
     on_device([&] { return device->unmap(block.range(done)); });
     block.device_to_host(device.index, done);
   }
@@ -206,9 +208,7 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
     host_.wake(block.range(part));
   }
   if (away.none()) return Outcome::kDone;
-  for (PageRun rest = away.next_run(0); rest.count != 0; rest = away.next_run(rest.end())) {
-    on_device([&] { return device->protect(block.range(rest), Access::kReadWrite); });
-  }
+  lift_protection(device, block, away);
   if (home.failed.load(std::memory_order_relaxed)) {
     log_error("device memory at {:#x} cannot be read", block.range(run).start);
     return Outcome::kFailed;
@@ -224,28 +224,30 @@ Outcome Migrator::end_duplication_on_device(Block& block, unsigned page) noexcep
   });
   if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
   cause_.reason = hms::Reason::kWritten;
-  Outcome outcome = Outcome::kDone;
-  for (AttachedDevice& device : devices_) {
-    const PageMask wanted = PageMask(region) & block.duplicated(device.index);
-    for (PageRun run = wanted.next_run(0); run.count != 0 && outcome == Outcome::kDone;
-         run = wanted.next_run(run.end())) {
-      outcome = drop_device_copies(device, block, run);
-    }
-  }
-  return outcome;
+  return drop_device_copies(block, PageMask(region) & block.duplicated());
 }
 
-// The application may write its copies of `run` afterwards. What cannot be let go yet, because events are on their way,
-// is let go when it faults again.
-Outcome Migrator::drop_device_copies(AttachedDevice& device, Block& block, PageRun run) noexcept {
-  const Range range = block.range(run);
-  on_device([&] { return device->unmap(range); });
-  block.duplicated_to_host(device.index, run);
-  note(device, range, hms::Action::kMove, Live::To::kHost, cause_.reason);
-  const int error = host_.write_protect(range, false);
-  if (passes(error)) return Outcome::kAgain;
-  host_.wake(range);  // also where the mapping is gone: the access finds out
-  return Outcome::kDone;
+// What cannot be let go yet, because events are on their way, is let go when it faults again.
+Outcome Migrator::drop_device_copies(Block& block, const PageMask& pages, DeviceSet devices) noexcept {
+  PageMask dropped;
+  for (AttachedDevice& device : devices_) {
+    if ((devices & device.set()) == 0) continue;
+    const PageMask copies = block.duplicated(device.index) & pages;
+    drop_copies(device, block, copies);
+    dropped |= copies;
+    for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) {
+      note(device, block.range(run), hms::Action::kMove, Live::To::kHost, cause_.reason);
+    }
+  }
+  const PageMask alone = dropped & block.on_host();
+  Outcome outcome = Outcome::kDone;
+  for (PageRun run = alone.next_run(0); run.count != 0; run = alone.next_run(run.end())) {
+    const Range range = block.range(run);
+    const int error = host_.write_protect(range, false);
+    if (passes(error)) outcome = Outcome::kAgain;
+    if (!passes(error)) host_.wake(range);  // also where the mapping is gone: the access finds out
+  }
+  return outcome;
 }
 
 Outcome Migrator::bring_home(Range range, DeviceSet devices) noexcept {
@@ -273,10 +275,7 @@ Outcome Migrator::bring_home_from(AttachedDevice& device, Block& block, const Pa
   for (PageRun run = away.next_run(0); run.count != 0 && result == Outcome::kDone; run = away.next_run(run.end())) {
     result = move_out(device, block, run, run.first, Leave::kNothing);
   }
-  const PageMask both = block.duplicated(device.index) & wanted;
-  for (PageRun run = both.next_run(0); run.count != 0 && result == Outcome::kDone; run = both.next_run(run.end())) {
-    result = drop_device_copies(device, block, run);
-  }
+  if (result == Outcome::kDone) result = drop_device_copies(block, wanted, device.set());
   if (result == Outcome::kDone) drop_snapshots(device, block, wanted);
   return result;
 }

@@ -18,6 +18,7 @@ namespace {
 
 // How long after a REMOVE event the kernel may not yet have dropped the pages: the event is sent before.
 constexpr std::uint64_t kDiscardGraceNs = 20'000'000;
+constexpr Range kEverything{0, ~std::uint64_t{0}};
 
 std::uint64_t read_max_map_count() {
   constexpr std::uint64_t kDefault = 65530;
@@ -81,8 +82,22 @@ AttachedDevice* Migrator::attach(DeviceOperations* operations) noexcept {
   if (device == nullptr) device = find(nullptr);  // a free record
   if (device == nullptr) return nullptr;
   device->operations = operations;
-  end_sharing({0, ~std::uint64_t{0}}, device->set());
+  end_all_sharing(*device);
   return device;
+}
+
+Outcome Migrator::detach(AttachedDevice& device) noexcept {
+  const Outcome outcome = bring_home(kEverything, device.set());
+  if (outcome != Outcome::kDone) return outcome;
+  end_all_sharing(device);
+  device = AttachedDevice{.index = device.index};
+  return Outcome::kDone;
+}
+
+// The device maps nothing but its own memory.
+void Migrator::end_all_sharing(AttachedDevice& device) noexcept {
+  end_sharing(kEverything, device.set());
+  blocks_.for_each(kEverything, [&](Block& block) { end_coherent_sharing(block, PageMask::all(), device.set()); });
 }
 
 AttachedDevice* Migrator::find(const DeviceOperations* operations) noexcept {
@@ -127,6 +142,7 @@ void Migrator::unmapped(Range range, bool during_operation) noexcept {
   end_watching(range);
   blocks_.for_each(range, [&](Block& block) {
     PageRun run = block.pages(range);
+    end_coherent_sharing(block, PageMask(run));
     empty_device_memory(block, PageMask(run));
     if (during_operation) {
       // The application unmapped these pages while we were replacing their mapping: ours may lie there now. Nobody owns
@@ -158,7 +174,7 @@ void Migrator::discarded(Range range) noexcept {
   blocks_.for_each(range, [&](Block& block) {
     PageMask wanted(block.pages(range));
     // Device memory shows zeros from now on. Coherent pages lose the application's entry with it, and its next access
-    // finds no page and faults here; the mapping stays.
+    // finds no page and faults here; the mapping stays, as do those of other devices.
     empty_device_memory(block, wanted & ~block.coherent());
     for (AttachedDevice& device : devices_) {
       const PageMask coherent = block.coherent(device.index) & wanted;
@@ -166,12 +182,13 @@ void Migrator::discarded(Range range) noexcept {
         on_device([&] { return shared(device).clear(block.range(part)); });
       }
     }
-    PageMask on_host = block.on_host();
+    const PageMask on_host = (block.on_host() | block.duplicated()) & block.registered() & wanted;
     for (unsigned device = 0; device < kMaxDevices; ++device) {
-      const PageMask both = block.duplicated(device) & wanted;
-      for (PageRun part = both.next_run(0); part.count != 0; part = both.next_run(part.end()))
-        block.duplicated_to_host(device, part);
-      on_host |= both;
+      const PageMask copies = block.duplicated(device) & wanted;
+      for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end()))
+        block.drop_duplicate(device, part);
+    }
+    for (unsigned device = 0; device < kMaxDevices; ++device) {
       const PageMask copies = block.snapshot(device) & wanted;
       for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end()))
         block.snapshot_to_host(device, part);
@@ -179,7 +196,6 @@ void Migrator::discarded(Range range) noexcept {
       for (PageRun part = away.next_run(0); part.count != 0; part = away.next_run(part.end()))
         block.device_to_discarded(device, part);
     }
-    on_host &= block.registered() & wanted;
     if (on_host.any()) block.mark_discarding(on_host, now);
     blocks_.remove_if_empty(block);
   });
@@ -192,6 +208,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
   std::uint64_t distance = to - from.start;  // modulo 2^64
   blocks_.for_each(from, [&](Block& block) {
     PageRun all = block.pages(from);
+    end_coherent_sharing(block, PageMask(all));
     PageMask kept;  // device pages that are still shown by the application's mapping at the new address
     for (unsigned page = all.first; page < all.end(); ++page) {
       Range old_range = block.range(PageRun{page, 1});

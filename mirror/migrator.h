@@ -34,6 +34,9 @@
 
 namespace mirrorcl::mirror {
 
+// Nanoseconds of CLOCK_MONOTONIC.
+std::uint64_t now_ns() noexcept;
+
 enum class Outcome : std::uint8_t {
   kDone,
   kAgain,   // events are on their way: apply them, then repeat
@@ -61,6 +64,8 @@ class Migrator {
   AttachedDevice* attach(DeviceOperations* operations) noexcept;
   // Null: it is not attached.
   AttachedDevice* find(const DeviceOperations* operations) noexcept;
+  // What the device holds comes home, then its record is free for another. kFailed: it is still attached.
+  Outcome detach(AttachedDevice& device) noexcept;
   AttachedDevice& device(unsigned index) noexcept { return devices_[index]; }
   bool has_devices() const noexcept;
 
@@ -112,6 +117,7 @@ class Migrator {
   void place(const MovedPage& page) noexcept;
   bool carry(AttachedDevice& device, Range from, Range to) noexcept;
 
+  void end_all_sharing(AttachedDevice& device) noexcept;
   void empty_device_memory(const Block& block, const PageMask& pages) noexcept;
   // The device that can tell what `page`, which some device holds, contains.
   AttachedDevice& holder(const Block& block, unsigned page) noexcept;
@@ -122,7 +128,34 @@ class Migrator {
   // can go.
   Outcome make_room(AttachedDevice& device, std::uint64_t bytes, const Block& keep) noexcept;
 
+  // between_devices.cpp: one device's memory to another's
+  Verdict serve_from_other(AttachedDevice& device, Block& block, const DeviceFault& fault, Access allowed) noexcept;
+  Verdict migrate_across(AttachedDevice& device, AttachedDevice& from, Block& block, unsigned page, Access access,
+                         Access allowed) noexcept;
+  enum class Leave : std::uint8_t { kNothing, kCopy };  // with the device that the pages come from
+  // `urgent`: the page of `run` that is waited for; it is copied first.
+  Verdict move_across(AttachedDevice& device, AttachedDevice& from, Block& block, PageRun run, unsigned urgent,
+                      Leave leave) noexcept;
+  struct Crossing {
+    PageMask copied;
+    int error = 0;  // why the others were not
+  };
+  Crossing cross_alone(AttachedDevice& device, AttachedDevice& from, const Block& block, unsigned page) noexcept;
+  Crossing cross_in_bulk(AttachedDevice& device, AttachedDevice& from, const Block& block, PageRun run,
+                         unsigned urgent) noexcept;
+  Outcome bring_from_others(AttachedDevice& device, Block& block, const PageMask& pages) noexcept;
+  void drop_copies(AttachedDevice& device, Block& block, const PageMask& pages) noexcept;
+  void drop_other_copies(AttachedDevice& keep, Block& block, const PageMask& pages) noexcept;
+  void drop_other_devices(AttachedDevice& keep, Block& block, const PageMask& pages) noexcept;
+  // The device may write `pages` again as far as there are no copies of them.
+  void lift_protection(AttachedDevice& device, const Block& block, const PageMask& pages) noexcept;
+  Verdict share_coherent(AttachedDevice& device, AttachedDevice& owner, Block& block, unsigned page,
+                         Access allowed) noexcept;
+  void end_coherent_sharing(Block& block, const PageMask& pages, DeviceSet devices = kAllDevices) noexcept;
+
   // migrate_in.cpp: host to device
+  // `fault` is on a page that some device holds, as device or duplicated page.
+  Verdict serve_held(AttachedDevice& device, Block& block, const DeviceFault& fault, Access allowed) noexcept;
   Verdict register_around(AttachedDevice& device, std::uint64_t address, Access access, Block** block,
                           bool* served) noexcept;
   Verdict migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
@@ -132,8 +165,8 @@ class Migrator {
   Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
                 unsigned urgent) noexcept;
   Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run) noexcept;
-  // The device wants to write pages of which the application has copies too: those go. `mapped`: it can read `page`.
-  Verdict end_duplication_on_host(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
+  // The device wants to write pages of which others have copies too: those go. `mapped`: it can read `page`.
+  Verdict end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
   Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Verdict take_snapshot(AttachedDevice& device, Block& block, unsigned page, const MappingInfo& mapping) noexcept;
@@ -143,6 +176,10 @@ class Migrator {
   Verdict serve_coherent(AttachedDevice& device, const Block& block, unsigned page, Access allowed) noexcept;
   void grant(AttachedDevice& device, Range range, Access access) noexcept;
   void count_replay() noexcept;
+  static void note_grant(const AttachedDevice& device, Block& block) noexcept {
+    block.granted_ns = now_ns();
+    block.granted_to = device.index;
+  }
   void put_back(Range range, std::uint64_t staging) noexcept;
   void put_copy_back(std::uint64_t address, std::uint64_t staging) noexcept;
   // What devices have of `pages` as snapshots goes.
@@ -184,8 +221,6 @@ class Migrator {
 
   // migrate_out.cpp: device to host
   Outcome bring_region_home(Block& block, unsigned page, bool write) noexcept;
-  enum class Leave : std::uint8_t { kNothing, kCopy };  // on the device
-  // `urgent`: the page of `run` that is waited for; it is copied first.
   Outcome move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept;
   struct Homecoming {
     PageMask arrived;  // pages that the application has from the device now
@@ -193,9 +228,11 @@ class Migrator {
     std::atomic<bool> failed{false};
   };
   void copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
-  // The application wants to write pages of which the device has copies too: those go.
+  // The application's page of which devices have copies is to be the only one: those go, and those around it.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
-  Outcome drop_device_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  // The duplicates that `devices` have of `pages` go. Where the application's are the only ones then, it may write
+  // them.
+  Outcome drop_device_copies(Block& block, const PageMask& pages, DeviceSet devices = kAllDevices) noexcept;
   // What `device` holds of `wanted` comes home.
   Outcome bring_home_from(AttachedDevice& device, Block& block, const PageMask& wanted) noexcept;
   // How much goes with `page`: the dense region around it, the whole block in a stream.
@@ -208,7 +245,8 @@ class Migrator {
 
   // coherence.cpp: one memory for both
   bool wants_coherence(const Block& block, unsigned page) const noexcept;
-  // In the memory that `device` shares with the application, from where other devices' pages are left alone.
+  // In the memory that `device`, which holds `page`, or nobody does, shares with the application. Pages that only other
+  // devices hold are left alone.
   Outcome make_coherent(AttachedDevice& device, Block& block, unsigned page) noexcept;
   Outcome make_run_coherent(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Outcome end_coherence(AttachedDevice& device, Block& block, PageRun run) noexcept;
@@ -228,10 +266,10 @@ class Migrator {
   // rules.
   void note(const AttachedDevice& device, Range range, hms::Action action, Live::To to, hms::Reason reason) noexcept;
 
-  // Splits `run` into parts and calls copy(PageRun) for each, on several CPUs if the device allows it; the part with
-  // `urgent` first. A part's pages share no word of a PageMask with another part's.
+  // Splits `run` into parts and calls copy(PageRun) for each, on several CPUs if `parallel`; the part with `urgent`
+  // first. A part's pages share no word of a PageMask with another part's.
   template <typename Copy>
-  void copy_in_parts(const AttachedDevice& device, PageRun run, unsigned urgent, Copy copy) noexcept;
+  void copy_in_parts(bool parallel, PageRun run, unsigned urgent, Copy copy) noexcept;
   bool discard_is_recent(const Block& block) const noexcept;
   // Calls a device operation until it is not told to read host events first.
   template <typename Operation>
@@ -272,8 +310,6 @@ class Migrator {
 // Whether the page with these contents, at `page_address`, holds the control block of a thread.
 bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address);
 
-// Nanoseconds of CLOCK_MONOTONIC.
-std::uint64_t now_ns() noexcept;
 inline std::uint32_t to_ms(std::uint64_t ns) noexcept {
   return static_cast<std::uint32_t>(ns / 1'000'000);
 }
@@ -292,8 +328,8 @@ PageRun Migrator::region_around(const Block& block, unsigned page, const PageMas
 }
 
 template <typename Copy>
-void Migrator::copy_in_parts(const AttachedDevice& device, PageRun run, unsigned urgent, Copy copy) noexcept {
-  if (!device->capabilities().parallel_copies) return copy(run);
+void Migrator::copy_in_parts(bool parallel, PageRun run, unsigned urgent, Copy copy) noexcept {
+  if (!parallel) return copy(run);
   constexpr unsigned kPartPages = 64;
   const unsigned first = run.first / kPartPages;
   const unsigned parts = (run.end() - 1) / kPartPages - first + 1;

@@ -74,12 +74,15 @@ class MirrorHandle final : public Mirror {
   Result<void> attach(DeviceOperations& device) override {
     if (!alive()) return fail(ErrorCode::kDeviceLost, "the mirror does not live in a forked child");
     int error = service_->request({Request::Kind::kAttach, {0, 0}, &device});
-    if (error == -EBUSY) {
-      return fail(ErrorCode::kNotSupported, "the mirror serves one device, and another one is attached already");
+    if (error == -ENOSPC) {
+      return fail(ErrorCode::kNotSupported, "the mirror serves no more devices than are attached already");
     }
     if (error != 0) return fail_errno("cannot attach the device to the mirror", -error);
     if (!published_.exchange(true)) publish_device(device, "device 0", hms::kNoUid, hms::kNoUid);
     return {};
+  }
+  int detach(DeviceOperations& device) noexcept override {
+    return alive() ? service_->request({Request::Kind::kDetach, {0, 0}, &device}) : -ENODEV;
   }
   void drain_events() noexcept override {
     if (!alive()) return;

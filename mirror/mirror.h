@@ -3,7 +3,7 @@
 // device page faults by migrating or mapping pages, answers CPU faults on pages that are away, applies the host's
 // address-space events, and makes pages that go back and forth coherent. No OpenCL in it.
 //
-// Usage: start() once per process, attach() a device, call drain_events() before each launch. Everything else happens
+// Usage: start() once per process, attach() devices, call drain_events() before each launch. Everything else happens
 // by itself in the service thread. Start is refused with a reason where the kernel or the permissions do not allow it.
 #pragma once
 
@@ -43,9 +43,13 @@ class Mirror {
   static Result<std::unique_ptr<Mirror>> start(const MirrorOptions& options = {});
   virtual ~Mirror() = default;
 
-  // Serves `device` from now on. The device must outlive the mirror or be detached. A restarted device (new fault_fd
-  // and lost_fd) is attached again; its mappings are rebuilt by faults.
+  // Serves `device` from now on, beside those that are attached already (kNotSupported: there are kMaxDevices). The
+  // device must outlive the mirror or be detached. A restarted device (new fault_fd and lost_fd) is attached again; its
+  // mappings are rebuilt by faults.
   virtual Result<void> attach(DeviceOperations& device) = 0;
+  // Brings home what `device`, which must be idle, holds, and serves it no longer. 0; -ENODEV: it is not attached;
+  // -EIO: its memory cannot be read, and it stays.
+  virtual int detach(DeviceOperations& device) noexcept = 0;
 
   // Returns once every host event whose system call has returned to its caller has been applied, and so have changes of
   // protection (which raise no event). Costs an atomic load, and a query of the kernel for each mapping that devices

@@ -48,6 +48,7 @@ class TestMemory {
 
 // Static storage, see FakeDevice.
 inline std::optional<FakeDevice> g_fake_device;
+inline std::optional<FakeDevice> g_second_fake_device;  // for tests that attach one
 
 class MirrorTest : public ::testing::Test {
  protected:

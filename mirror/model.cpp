@@ -56,7 +56,7 @@ std::vector<std::uint8_t> random_program(std::uint64_t seed, std::size_t size) {
 }
 
 Model::Model(Mirror& mirror, ModelDevice& device)
-    : mirror_(mirror), device_(device), space_(AddressSpace::open().value()), pages_(kPages), contents_(kSize) {
+    : mirror_(mirror), devices_{&device}, space_(AddressSpace::open().value()), pages_(kPages), contents_(kSize) {
   file_ = make_file("model");
   if (pipe2(pipe_, O_CLOEXEC) != 0) std::abort();
   // Claims the range, so that a second user of it is noticed; the holes of the programs are made later.
@@ -159,7 +159,7 @@ void Model::settle(std::uint64_t address) {
     ModelAccess write{ModelAccess::Kind::kWrite, 8, word, value};
     device::FaultKind error = device::FaultKind::kNone;
     mirror_.drain_events();
-    if (device_.run({&write, 1}, &error) != 1) {
+    if (devices_[value / 2 % devices_.size()]->run({&write, 1}, &error) != 1) {
       if (!tolerant_) return fail("the device may not write a page after MADV_FREE");
       *reinterpret_cast<volatile std::uint64_t*>(word) = value;
     }
@@ -340,7 +340,11 @@ bool Model::may_be_refused(const ModelAccess& access) const {
 }
 
 // Runs `accesses`, in several launches where some are refused, and checks what was read.
-void Model::launch(std::vector<ModelAccess>& accesses) {
+ModelDevice& Model::take_device(Bytes& bytes) {
+  return devices_.size() == 1 ? *devices_[0] : *devices_[bytes.u8() % devices_.size()];
+}
+
+void Model::launch(ModelDevice& device, std::vector<ModelAccess>& accesses) {
   for (const ModelAccess& access : accesses) settle(access.address);
   // What is written as it is launched, before the results come back in its place.
   std::vector<std::uint64_t> operands(accesses.size());
@@ -350,7 +354,7 @@ void Model::launch(std::vector<ModelAccess>& accesses) {
     mirror_.drain_events();
     mirror_.drop_snapshots();
     device::FaultKind error = device::FaultKind::kNone;
-    std::size_t made = device_.run(rest, &error);
+    std::size_t made = device.run(rest, &error);
     for (std::size_t i = 0; i < made && !failed(); ++i) {
       const ModelAccess& access = rest[i];
       std::uint64_t operand = operands[accesses.size() - rest.size() + i];
@@ -378,6 +382,7 @@ void Model::launch(std::vector<ModelAccess>& accesses) {
 
 void Model::device_accesses(Bytes& bytes) {
   batch_.clear();
+  ModelDevice& device = take_device(bytes);
   unsigned patterns = 1 + bytes.u8() % 3;
   for (unsigned n = 0; n < patterns; ++n) {
     Pattern pattern = take_pattern(bytes);
@@ -391,7 +396,7 @@ void Model::device_accesses(Bytes& bytes) {
       batch_.push_back(access);
     }
   }
-  launch(batch_);
+  launch(device, batch_);
 }
 
 void Model::wild_access(Bytes& bytes) {
@@ -402,7 +407,7 @@ void Model::wild_access(Bytes& bytes) {
   device::FaultKind error = device::FaultKind::kNone;
   mirror_.drain_events();
   ++operations_;
-  if (device_.run({&access, 1}, &error) != 0 || error != device::FaultKind::kInvalidAddress) {
+  if (take_device(bytes).run({&access, 1}, &error) != 0 || error != device::FaultKind::kInvalidAddress) {
     fail(
         fmt::format("the device's access to the hole at {:#x} ended with {}", access.address, static_cast<int>(error)));
   }

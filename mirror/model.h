@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model test of the mirror: an interpreter of byte strings, in which every byte string is a program of reads, writes
-// and atomics of the CPU and of a device, and of address-space events, over one range of memory (the arena). After each
-// operation the real memory must be what a plain array in this process says it is.
+// and atomics of the CPU and of one or more devices, and of address-space events, over one range of memory (the arena).
+// After each operation the real memory must be what a plain array in this process says it is.
 //
 // The same interpreter serves random tests (bytes from a seed) and libFuzzer (bytes from the fuzzer). Everything
 // happens one after the other, so each read has exactly one right answer; where the system itself leaves a choice (a
@@ -49,6 +49,8 @@ class Model {
   static constexpr std::uint64_t kArena = 0x1800'0000'0000;
 
   Model(Mirror& mirror, ModelDevice& device);
+  // Launches go to this device or one of the others from then on, as the program says.
+  void add_device(ModelDevice& device) { devices_.push_back(&device); }
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -126,7 +128,8 @@ class Model {
   void expect_word(const char* who, std::uint64_t address, unsigned size, std::uint64_t seen);
   void store(std::uint64_t address, unsigned size, std::uint64_t value);
   bool may_be_refused(const ModelAccess& access) const;
-  void launch(std::vector<ModelAccess>& accesses);
+  ModelDevice& take_device(Bytes& bytes);
+  void launch(ModelDevice& device, std::vector<ModelAccess>& accesses);
   void settle(std::uint64_t address);
   bool page_is(unsigned page) const;
   void compare_run(const char* who, Run run);
@@ -142,7 +145,7 @@ class Model {
   static unsigned page_of(std::uint64_t address) { return static_cast<unsigned>((address - kArena) / kPageSize); }
 
   Mirror& mirror_;
-  ModelDevice& device_;
+  std::vector<ModelDevice*> devices_;
   AddressSpace space_;
   std::function<void(std::uint64_t)> disturb_;
   std::vector<Page> pages_;

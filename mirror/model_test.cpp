@@ -17,6 +17,23 @@ class ModelTest : public MirrorTest {
     ASSERT_NO_FATAL_FAILURE(start(options));
     FakeModelDevice device(device_);
     Model model(*mirror_, device);
+    run(model, first_seed, operations);
+  }
+  void run_on_two_devices(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
+    setenv("MIRRORCL_LOG", "error", 0);
+    init_log();
+    ASSERT_NO_FATAL_FAILURE(start(options));
+    FakeDevice& second = g_second_fake_device.emplace();
+    ASSERT_TRUE(mirror_->attach(second));
+    FakeModelDevice device(device_);
+    FakeModelDevice other(second);
+    Model model(*mirror_, device);
+    model.add_device(other);
+    run(model, first_seed, operations);
+    EXPECT_GT(statistics().pages_between_devices, 0U);
+    mirror_.reset();
+  }
+  void run(Model& model, std::uint64_t first_seed, std::uint64_t operations) {
     run_random_programs(model, first_seed, operations);
     Statistics s = statistics();
     print_statistics(model.operations(), s);
@@ -52,6 +69,23 @@ TEST_F(ModelTest, SinglePagesOnly) {
   MirrorOptions options;
   options.density_percent = 1'000'000;
   run(options, 4'000'000, 500'000);
+}
+
+TEST_F(ModelTest, TwoDevices) {
+  run_on_two_devices({}, 5'000'000, 200'000);
+}
+
+TEST_F(ModelTest, TwoDevicesWhereEverythingThatReturnsBecomesCoherent) {
+  MirrorOptions options;
+  options.coherent_after_returns = 1;
+  options.coherent_window_ms = 100'000;
+  run_on_two_devices(options, 6'000'000, 200'000);
+}
+
+TEST_F(ModelTest, TwoDevicesWhereNothingBecomesCoherent) {
+  MirrorOptions options;
+  options.coherent_after_returns = 0;
+  run_on_two_devices(options, 7'000'000, 200'000);
 }
 
 TEST_F(ModelTest, ProgramsAreTheSameForTheSameSeed) {

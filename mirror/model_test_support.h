@@ -64,11 +64,14 @@ class SeedReporter {
 };
 
 inline void print_statistics(std::uint64_t operations, const Statistics& s) {
-  std::printf("%llu operations; %llu device and %llu CPU faults, %llu pages made coherent, %llu events, %llu retries\n",
-              static_cast<unsigned long long>(operations), static_cast<unsigned long long>(s.device_faults),
-              static_cast<unsigned long long>(s.cpu_faults), static_cast<unsigned long long>(s.coherent_upgrades),
-              static_cast<unsigned long long>(s.events_unmap + s.events_remap + s.events_remove),
-              static_cast<unsigned long long>(s.retries));
+  std::printf(
+      "%llu operations; %llu device and %llu CPU faults, %llu pages made coherent, %llu events, %llu retries; "
+      "%llu pages between devices, %llu coherent ones shared\n",
+      static_cast<unsigned long long>(operations), static_cast<unsigned long long>(s.device_faults),
+      static_cast<unsigned long long>(s.cpu_faults), static_cast<unsigned long long>(s.coherent_upgrades),
+      static_cast<unsigned long long>(s.events_unmap + s.events_remap + s.events_remove),
+      static_cast<unsigned long long>(s.retries), static_cast<unsigned long long>(s.pages_between_devices),
+      static_cast<unsigned long long>(s.coherent_pages_shared));
   std::fflush(stdout);
 }
 

@@ -5,6 +5,13 @@
 namespace mirrorcl::mirror {
 
 Outcome Migrator::bring_in(AttachedDevice& device, Range range, Untouched untouched) noexcept {
+  replay_uncounted_ = false;
+  Outcome from_others = Outcome::kDone;
+  blocks_.for_each(range, [&](Block& block) {
+    if (from_others == Outcome::kAgain) return;
+    from_others = bring_from_others(device, block, PageMask(block.pages(range)));
+  });
+  if (from_others == Outcome::kAgain) return Outcome::kAgain;
   for (std::uint64_t address = range.start; address < range.end();) {
     if (events_.has_events()) return Outcome::kAgain;  // what has happened to the range comes first
     const auto mapping = space_.query(address);
@@ -20,7 +27,6 @@ Outcome Migrator::bring_in(AttachedDevice& device, Range range, Untouched untouc
 
 // `part` lies in one block and one mapping. What cannot be moved is left out.
 Outcome Migrator::bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept {
-  replay_uncounted_ = false;
   const unsigned first = page_in_block(part.start);
   PageMask present;
   if (space_.present_pages(part, &present) != 0) return Outcome::kDone;  // unmapped meanwhile

@@ -252,6 +252,9 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
     case Request::Kind::kAttach:
       slot.result = attach(slot.request.device);
       return true;
+    case Request::Kind::kDetach:
+      slot.result = device == nullptr ? -ENODEV : 0;
+      return slot.result != 0 || detach(*device, &slot.result);
     case Request::Kind::kDropSnapshots:
       if (migrator_.has_devices()) migrator_.drop_snapshots();
       return true;
@@ -284,7 +287,6 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
 }
 
 int ServiceThread::attach(DeviceOperations* operations) noexcept {
-  if (migrator_.has_devices() && migrator_.find(operations) == nullptr) return -EBUSY;
   const AttachedDevice* device = migrator_.attach(operations);
   if (device == nullptr) return -ENOSPC;
   DeviceEvents& events = devices_[device->index];
@@ -297,6 +299,14 @@ int ServiceThread::attach(DeviceOperations* operations) noexcept {
   }
   if (holds_ == 0) watch_device_faults(device->index, true);
   return 0;
+}
+
+bool ServiceThread::detach(AttachedDevice& device, int* result) noexcept {
+  const Outcome outcome = migrator_.detach(device);
+  if (outcome == Outcome::kAgain) return false;
+  *result = outcome == Outcome::kFailed ? -EIO : 0;
+  if (*result == 0) stop_watching(device.index);
+  return true;
 }
 
 void ServiceThread::watch_device_faults(bool wanted) noexcept {

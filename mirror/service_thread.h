@@ -19,6 +19,7 @@ namespace mirrorcl::mirror {
 struct Request {
   enum class Kind : std::uint32_t {
     kAttach,
+    kDetach,
     kDropSnapshots,
     kLayout,
     kBringHome,
@@ -92,6 +93,8 @@ class ServiceThread {
   bool serve_request(Slot& slot) noexcept;
   bool continue_bringing_home(Range range) noexcept;
   int attach(DeviceOperations* device) noexcept;
+  // True when it is finished, with its result.
+  bool detach(AttachedDevice& device, int* result) noexcept;
   void stop_watching(unsigned device) noexcept;
   void device_lost(unsigned device) noexcept;
   int watch(int fd, Source source, unsigned device = 0) noexcept;

@@ -18,13 +18,15 @@ struct Statistics {
   std::uint64_t pages_zero_filled;  // pages the host never touched, given to the device without a copy
   std::uint64_t pages_to_host;      // pages copied back
   std::uint64_t bytes_to_host;
-  std::uint64_t pages_duplicated;      // of these, pages that the device kept too, because the host only read them
-  std::uint64_t evictions;             // blocks sent home because device memory was full
-  std::uint64_t coherent_upgrades;     // pages made coherent
-  std::uint64_t snapshot_pages;        // read-only copies of memory that cannot be mirrored (private files)
-  std::uint64_t pages_made_anonymous;  // of private file mappings, which cannot be mirrored as they are
-  std::uint64_t shared_file_mappings;  // mappings of files that were mapped into the device
-  std::uint64_t events_unmap;          // host events applied
+  std::uint64_t pages_duplicated;       // of these, pages that the device kept too, because the host only read them
+  std::uint64_t pages_between_devices;  // pages copied from one device's memory to another's
+  std::uint64_t evictions;              // blocks sent home because device memory was full
+  std::uint64_t coherent_upgrades;      // pages made coherent
+  std::uint64_t coherent_pages_shared;  // pages of coherent memory that another device was given to map
+  std::uint64_t snapshot_pages;         // read-only copies of memory that cannot be mirrored (private files)
+  std::uint64_t pages_made_anonymous;   // of private file mappings, which cannot be mirrored as they are
+  std::uint64_t shared_file_mappings;   // mappings of files that were mapped into the device
+  std::uint64_t events_unmap;           // host events applied
   std::uint64_t events_remap;
   std::uint64_t events_remove;
   std::uint64_t retries;  // operations answered EAGAIN and repeated

@@ -357,13 +357,6 @@ TEST_F(TransitionsTest, LostDeviceKeepsDataAndMayComeBack) {
   EXPECT_EQ(*memory.word(0), 13U);
 }
 
-TEST_F(TransitionsTest, SecondDeviceIsRefused) {
-  static FakeDevice other;
-  auto attached = mirror_->attach(other);
-  ASSERT_FALSE(attached.has_value());
-  EXPECT_EQ(attached.error().code, ErrorCode::kNotSupported);
-}
-
 TEST_F(TransitionsTest, OneMirrorPerProcess) {
   auto second = Mirror::start();
   ASSERT_FALSE(second.has_value());
