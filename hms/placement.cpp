@@ -119,7 +119,7 @@ class Placement {
     Decision decision;
     if (!r_.can_move && r_.home != kNoSlot) return immovable();
     if (by_binding(&decision) || by_preference(&decision) || by_access_list(&decision) || by_reading(&decision) ||
-        by_sharing(&decision)) {
+        by_sharing(&decision) || by_bulk(&decision)) {
       return decision;
     }
     return by_cost();
@@ -232,6 +232,14 @@ class Placement {
       }
     }
     *decision = {Action::kHold, Reason::kCannotShare, false, r_.home, 1, r_.rules.hold_us};
+    return true;
+  }
+
+  bool by_bulk(Decision* decision) const {
+    if (r_.access != Access::kRead || r_.rules.bulk_pages == 0 || r_.copyable_pages < r_.rules.bulk_pages) return false;
+    Slot target = r_.home == kNoSlot ? kNoSlot : other_than_home(true);
+    if (target == kNoSlot) return false;
+    *decision = go(Action::kDuplicate, target, Reason::kReadInBulk);
     return true;
   }
 

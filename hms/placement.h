@@ -135,6 +135,7 @@ struct PlacementRules {
   std::uint32_t worth_percent = 125;        // a move must save so much of its cost
   std::uint32_t max_pages = 512;            // moved with one fault: a block
   std::uint32_t hold_us = 2000;             // how long a page that cannot be shared rests between moves
+  std::uint32_t bulk_pages = 16;            // so many pages that are read together are likely results; 0: none are
 };
 
 struct PlacementRequest {
@@ -145,6 +146,8 @@ struct PlacementRequest {
   std::uint32_t map_cost_ns = 0;  // of doing so, once: for the application a mapping of its own
   bool can_move = true;           // not pinned, not a file's
   bool can_share = true;          // the page may become memory that both sides map (not: thread control blocks)
+  // Pages that would go along and that the requester may just read: copies of them can go, if it comes to that. 0: none.
+  std::uint32_t copyable_pages = 0;
   History history{};
   const Policy* policy = nullptr;         // null: none
   const PlacementMap* map = nullptr;      // required

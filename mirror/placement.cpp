@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/placement.h"
+
+#include <algorithm>
+#include <string>
+
+#include "hms/topology.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+using hms::Uid;
+
+// Builds the topology of a mirror that stands alone: host memory, the application's threads, and for each index a
+// device of either kind. The figures only say what is nearer.
+class OwnMachine {
+ public:
+  OwnMachine() {
+    hms::Target memory;
+    memory.name = "host";
+    memory.node = 0;
+    host_ = *machine_.add(memory);
+    hms::Initiator threads;
+    threads.name = "threads";
+    threads.node = 0;
+    threads_ = *machine_.add(threads);
+    link({threads_}, host_, true);
+  }
+
+  PlacementSource::Device add_device(unsigned index, bool private_memory) {
+    const std::string name = (private_memory ? "private" : "mappable") + std::to_string(index);
+    hms::Target memory;
+    memory.name = name + "-memory";
+    memory.kind = hms::MemoryKind::kDevice;
+    memory.device = name;
+    hms::Initiator device;
+    device.name = name;
+    device.kind = hms::InitiatorKind::kDevice;
+    device.device = name;
+    const PlacementSource::Device uids{*machine_.add(device), *machine_.add(memory)};
+    link({uids.initiator}, uids.target, true);
+    // A device with private memory maps host memory instead.
+    if (private_memory) link({uids.initiator}, host_, false);
+    if (!private_memory) link({threads_}, uids.target, false);
+    return uids;
+  }
+
+  const hms::Topology& topology() const { return machine_; }
+  Uid threads() const { return threads_; }
+
+ private:
+  void link(std::vector<Uid> initiators, Uid target, bool near) {
+    hms::Link link;
+    link.initiators = std::move(initiators);
+    link.targets = {target};
+    link.properties.set(hms::Property::kBandwidth, {hms::mib_per_s(near ? 100 : 20), hms::Source::kAssumed});
+    (void)machine_.add(link);
+  }
+
+  hms::Topology machine_;
+  Uid host_ = hms::kNoUid;
+  Uid threads_ = hms::kNoUid;
+};
+
+}  // namespace
+
+Result<void> Placement::open(std::pmr::memory_resource* memory, const hms::PlacementRules& rules) {
+  rules_ = rules;
+  OwnMachine machine;
+  std::vector<hms::PlacementRequester> requesters{{machine.threads(), true}};
+  for (const bool private_memory : {false, true}) {
+    for (unsigned index = 0; index < kMaxDevices; ++index) {
+      own_[private_memory].devices[index] = machine.add_device(index, private_memory);
+      requesters.push_back({own_[private_memory].devices[index].initiator, private_memory});
+    }
+  }
+  auto map = hms::PlacementMap::create(machine.topology(), requesters, memory);
+  if (!map) return tl::unexpected<Error>(map.error());
+  own_map_ = std::move(*map);
+  own_[0].map = own_[1].map = own_map_.get();
+  return {};
+}
+
+bool Placement::knows(unsigned side) const noexcept {
+  return side >= kMaxDevices || source_.devices[side].initiator != hms::kNoUid;
+}
+
+const PlacementSource& Placement::source_for(unsigned requester, unsigned home) const noexcept {
+  if (source_.map != nullptr && knows(requester) && knows(home)) return source_;
+  const unsigned device = requester < kMaxDevices ? requester : home;
+  return own_[device < kMaxDevices && private_[device] ? 1 : 0];
+}
+
+void Placement::look_up(std::uint64_t address) noexcept {
+  policy_ = {};
+  if (source_.policies == nullptr) return;
+  // The lists are copied, so that nobody who changes policies waits for a migration.
+  const hms::PolicyReader reader(*source_.policies);
+  const hms::Policy found = reader.find(address).policy;
+  policy_.preferred = found.preferred;
+  policy_.read_mostly = found.read_mostly;
+  const auto copy = [](std::span<const Uid> from, std::array<Uid, kListed>& to) {
+    const std::size_t count = std::min(from.size(), kListed);
+    std::copy_n(from.begin(), count, to.begin());
+    return std::span<const Uid>(to.data(), count);
+  };
+  policy_.bind = copy(found.bind, bind_);
+  policy_.accessed_by = copy(found.accessed_by, accessed_by_);
+}
+
+hms::PlacementRequest Placement::request(const Question& question) const noexcept {
+  const PlacementSource& source = source_for(question.requester, question.home);
+  const hms::PlacementMap& map = *source.map;
+  const auto memory_of = [&](unsigned side) {
+    if (side == kNobody) return hms::kNoSlot;
+    if (side == kHostSide) return map.nearest_host(hms::PlacementMap::kHostRequester);
+    return map.target(source.devices[side].target);
+  };
+  hms::PlacementRequest request;
+  request.requester = question.requester == kHostSide ? hms::PlacementMap::kHostRequester
+                                                      : map.requester(source.devices[question.requester].initiator);
+  request.home = memory_of(question.home);
+  request.access = question.access;
+  request.history = question.history;
+  request.can_share = question.can_share;
+  // A mapping of its own costs the application more than a move: only for a reason.
+  const bool bounces = rules_.share_after_returns != 0 && question.history.returns >= rules_.share_after_returns;
+  request.can_map_home = question.can_share && (bounces || !policy_.empty());
+  request.copyable_pages = question.copyable_pages;
+  request.policy = &policy_;
+  request.map = &map;
+  request.rules = rules_;
+  return request;
+}
+
+hms::Decision Placement::ask(const Question& question) noexcept {
+  look_up(question.address);
+  return hms::decide(request(question));
+}
+
+hms::Prefetch Placement::ahead(const Question& question, const hms::Decision& decision) const noexcept {
+  return hms::decide_prefetch(request(question), decision);
+}
+
+bool Placement::is_bound(std::uint64_t address, unsigned index) noexcept {
+  look_up(address);
+  const PlacementSource& source = source_for(index, kHostSide);
+  return std::find(policy_.bind.begin(), policy_.bind.end(), source.devices[index].target) != policy_.bind.end();
+}
+
+}  // namespace mirrorcl::mirror

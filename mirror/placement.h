@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// The mirror's questions to hms::decide(): who asks, where the page lives, what has happened to it, what the program
+// wishes for. Nothing else decides where pages live.
+//
+// A mirror that stands alone answers with a topology of its own, which knows that a device's memory is best for the
+// device and host memory for the application. With place_by() the machine's topology and the program's policies count.
+//
+// Locking: service thread only, but for open().
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory_resource>
+#include <span>
+
+#include "base/result.h"
+#include "hms/placement.h"
+#include "mirror/block.h"
+
+namespace mirrorcl::mirror {
+
+// What decisions depend on besides the fault: the machine, and what the program has asked for (hms/policy.h).
+struct PlacementSource {
+  struct Device {
+    hms::Uid initiator = hms::kNoUid;
+    hms::Uid target = hms::kNoUid;  // its memory
+  };
+  // Both in memory that never migrates. Null `policies`: there are none.
+  const hms::PlacementMap* map = nullptr;
+  const hms::PolicyTable* policies = nullptr;
+  std::array<Device, kMaxDevices> devices{};  // in the map, by the index under which they are attached
+};
+
+// Host memory and the application's threads, beside devices' indices.
+inline constexpr unsigned kHostSide = kMaxDevices;
+inline constexpr unsigned kNobody = kMaxDevices + 1;  // a page that nobody has touched
+
+class Placement {
+ public:
+  // Takes the memory of its own map from `memory`, which never migrates.
+  Result<void> open(std::pmr::memory_resource* memory, const hms::PlacementRules& rules);
+
+  // From now on, and not any more by what was given before.
+  void place_by(const PlacementSource& source) noexcept { source_ = source; }
+  // The device under `index`; private: the CPU cannot map its memory.
+  void attach(unsigned index, bool private_memory) noexcept { private_[index] = private_memory; }
+
+  struct Question {
+    std::uint64_t address;
+    unsigned requester;  // a device's index, or kHostSide
+    unsigned home;       // likewise, or kNobody
+    hms::Access access = hms::Access::kRead;
+    hms::History history{};
+    bool can_share = true;
+    std::uint32_t copyable_pages = 0;  // hms::PlacementRequest
+  };
+  // The decision's target is of no use to the caller; the policy that applied is policy().
+  hms::Decision ask(const Question& question) noexcept;
+  const hms::Policy& policy() const noexcept { return policy_; }
+  // What to bring ahead, after the answer to the same question.
+  hms::Prefetch ahead(const Question& question, const hms::Decision& decision) const noexcept;
+  // Whether the program has bound the page at `address` to the memory of device `index`.
+  bool is_bound(std::uint64_t address, unsigned index) noexcept;
+
+  const hms::PlacementRules& rules() const noexcept { return rules_; }
+
+ private:
+  static constexpr std::size_t kListed = 16;
+
+  void look_up(std::uint64_t address) noexcept;
+  hms::PlacementRequest request(const Question& question) const noexcept;
+  const PlacementSource& source_for(unsigned requester, unsigned home) const noexcept;
+  bool knows(unsigned side) const noexcept;
+
+  hms::PlacementRules rules_;
+  hms::PlacementMap::Pointer own_map_{nullptr, {nullptr}};
+  PlacementSource own_[2];  // devices with memory that the CPU can map, and with private memory
+  PlacementSource source_;
+  std::array<bool, kMaxDevices> private_{};
+  // The policy that applies to the question at hand.
+  hms::Policy policy_;
+  std::array<hms::Uid, kListed> bind_{};
+  std::array<hms::Uid, kListed> accessed_by_{};
+};
+
+}  // namespace mirrorcl::mirror

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mirror/placement.h"
+
+#include <gtest/gtest.h>
+
+#include "mirror/fault_history.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+using hms::Action;
+using hms::Reason;
+
+class PlacementTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(placement_.open(std::pmr::get_default_resource(), {}));
+    placement_.attach(1, true);
+  }
+  // Device 0 has memory that the CPU can map, device 1 private memory.
+  hms::Decision ask(unsigned requester, unsigned home, std::uint32_t returns = 0, bool can_share = true) {
+    return placement_.ask({.address = 0x1000,
+                           .requester = requester,
+                           .home = home,
+                           .access = hms::Access::kWrite,
+                           .history = {.returns = returns},
+                           .can_share = can_share});
+  }
+
+  Placement placement_;
+};
+
+TEST_F(PlacementTest, FirstTouchesAndFaultsMoveToWhoAsks) {
+  for (unsigned device : {0U, 1U}) {
+    EXPECT_EQ(ask(device, kNobody).action, Action::kMove);
+    EXPECT_EQ(ask(device, kNobody).reason, Reason::kFirstTouch);
+    EXPECT_EQ(ask(device, kHostSide).action, Action::kMove);
+    EXPECT_EQ(ask(device, kHostSide).reason, Reason::kOnlyWay);
+    EXPECT_EQ(ask(kHostSide, device).action, Action::kMove);
+  }
+}
+
+TEST_F(PlacementTest, PagesThatGoBackAndForthAreShared) {
+  for (unsigned device : {0U, 1U}) {
+    for (auto [requester, home] : {std::pair{device, kHostSide}, std::pair{kHostSide, device}}) {
+      const hms::Decision decision = ask(requester, home, 2);
+      EXPECT_TRUE(decision.action == Action::kShare || decision.action == Action::kMap) << device << requester;
+      EXPECT_EQ(decision.reason, Reason::kBackAndForth);
+      EXPECT_EQ(ask(requester, home, 1).action, Action::kMove);
+    }
+  }
+}
+
+TEST_F(PlacementTest, PagesThatCannotBeSharedRest) {
+  for (unsigned device : {0U, 1U}) {
+    EXPECT_EQ(ask(device, kHostSide, 2, false).action, Action::kHold);
+    EXPECT_EQ(ask(kHostSide, device, 2, false).reason, Reason::kCannotShare);
+  }
+}
+
+TEST_F(PlacementTest, BulkReadsLeaveCopies) {
+  Placement::Question question{.address = 0, .requester = kHostSide, .home = 0};
+  question.copyable_pages = 15;
+  EXPECT_EQ(placement_.ask(question).action, Action::kMove);
+  question.copyable_pages = 16;
+  EXPECT_EQ(placement_.ask(question).action, Action::kDuplicate);
+  question.access = hms::Access::kWrite;
+  EXPECT_EQ(placement_.ask(question).action, Action::kMove);
+}
+
+TEST_F(PlacementTest, RegionsGrowWithTheStream) {
+  Placement::Question question{.address = 0, .requester = 0, .home = kHostSide};
+  EXPECT_EQ(placement_.ask(question).pages, 1U);
+  question.history.streak = 4;
+  question.history.stride_pages = 1;
+  EXPECT_EQ(placement_.ask(question).pages, 16U);
+  question.history.dense_pages = 64;
+  EXPECT_EQ(placement_.ask(question).pages, 64U);
+}
+
+TEST(FaultHistoryTest, NeighboursAreAStream) {
+  FaultHistory history;
+  EXPECT_EQ(history.note(100).streak, 1U);
+  EXPECT_EQ(history.note(101).streak, 2U);
+  const auto third = history.note(102);
+  EXPECT_EQ(third.streak, 3U);
+  EXPECT_EQ(third.stride_pages, 1);
+}
+
+TEST(FaultHistoryTest, AStreamGoesOnBehindWhatWasServed) {
+  FaultHistory history;
+  (void)history.note(100);
+  (void)history.note(101);
+  history.served(96, 127);
+  const auto up = history.note(128);
+  EXPECT_EQ(up.streak, 3U);
+  EXPECT_EQ(up.stride_pages, 1);
+}
+
+TEST(FaultHistoryTest, DownwardsToo) {
+  FaultHistory history;
+  (void)history.note(100);
+  (void)history.note(99);
+  EXPECT_EQ(history.note(98).stride_pages, -1);
+}
+
+TEST(FaultHistoryTest, ConstantDistances) {
+  FaultHistory history;
+  for (std::uint64_t i = 0; i < 5; ++i) (void)history.note(1000 + 17 * i);
+  auto stream = history.note(1000 + 17 * 5);
+  EXPECT_EQ(stream.stride_pages, 17);
+  EXPECT_EQ(stream.streak, 6U);
+  history.brought_ahead(1000 + 17 * 9);
+  stream = history.note(1000 + 17 * 10);
+  EXPECT_EQ(stream.stride_pages, 17);
+  EXPECT_EQ(stream.streak, 7U);
+}
+
+TEST(FaultHistoryTest, SeveralStreamsAtOnce) {
+  FaultHistory history;
+  FaultHistory::Stream a;
+  FaultHistory::Stream b;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    a = history.note(10'000 + i);
+    b = history.note(90'000 + 3 * i);
+  }
+  EXPECT_EQ(a.streak, 4U);
+  EXPECT_EQ(b.streak, 4U);
+  EXPECT_EQ(b.stride_pages, 3);
+}
+
+TEST(FaultHistoryTest, ScatteredFaultsAreNone) {
+  FaultHistory history;
+  std::uint64_t page = 1;
+  for (int i = 0; i < 100; ++i) {
+    page = page * 6364136223846793005U + 1442695040888963407U;
+    EXPECT_EQ(history.note(page >> 30).streak, 1U);
+  }
+}
+
+}  // namespace
+}  // namespace mirrorcl::mirror
