@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
+#include "hms/placement.h"
 
 namespace mirrorcl::mirror {
 namespace {
@@ -224,11 +225,12 @@ void AddressSpace::exclude_own_objects() {
   exclude({window::kWindow.start, window::kWindow.size});
   struct Search {
     AddressSpace* space;
-    std::uint64_t wanted[3];
+    std::uint64_t wanted[4];
   };
   Search search{this,
                 {reinterpret_cast<std::uint64_t>(&parse_maps_line), reinterpret_cast<std::uint64_t>(&::strerror_r),
-                 reinterpret_cast<std::uint64_t>(static_cast<void* (*)(std::size_t)>(&::operator new))}};
+                 reinterpret_cast<std::uint64_t>(static_cast<void* (*)(std::size_t)>(&::operator new)),
+                 reinterpret_cast<std::uint64_t>(&hms::decide)}};
   dl_iterate_phdr(
       [](dl_phdr_info* object, std::size_t, void* argument) {
         auto* find = static_cast<Search*>(argument);

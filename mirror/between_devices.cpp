@@ -39,7 +39,7 @@ Verdict Migrator::serve_from_other(AttachedDevice& device, Block& block, const D
   // A page that two devices fight over stays long enough for the access it came for, or it would be taken away each
   // time before the device has woken.
   if (block.returns != nullptr && block.granted_to != device.index && now_ns() - block.granted_ns < kMinimumStayNs &&
-      block.returns->is_bouncing(page, to_ms(now_ns()), options_.coherent_window_ms, kContendedReturns)) {
+      block.returns->count(page, to_ms(now_ns()), options_.coherent_window_ms) >= kContendedReturns) {
     return kTryAgain;
   }
   return migrate_across(device, holder(block, page), block, page, fault.access, allowed);

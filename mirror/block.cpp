@@ -135,6 +135,13 @@ void Block::end_coherent_sharing(unsigned device, PageRun run) {
   on_[device].sharing.clear(run);
 }
 
+void Block::host_to_duplicated(unsigned device, PageRun run) {
+  assert(in_device_memory().none_of(run) && registered_.all_of(run));
+  on_[device].duplicated.set(run);
+  returned_.clear(run);
+  show(device);
+}
+
 void Block::host_to_snapshot(unsigned device, PageRun run) {
   assert(needs_tracking().none_of(run) && on_[device].snapshot.none_of(run));
   on_[device].snapshot.set(run);

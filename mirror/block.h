@@ -116,6 +116,7 @@ class Block {
   void coherent_to_device(unsigned device, PageRun run);
   void share_coherent(unsigned device, PageRun run);
   void end_coherent_sharing(unsigned device, PageRun run);
+  void host_to_duplicated(unsigned device, PageRun run);
   void host_to_snapshot(unsigned device, PageRun run);
   void snapshot_to_host(unsigned device, PageRun run);
   // The contents are gone by the application's own wish; the host shows zeros next.
@@ -132,9 +133,10 @@ class Block {
 
   // Devices that have faulted here since eviction from their memory last looked.
   DeviceSet recently_used = 0;
-  // When pages were last given to a device, and to which; 0 before.
+  // When pages were last given to a device, and to which, and brought home from one; 0 before.
   std::uint64_t granted_ns = 0;
   unsigned granted_to = 0;
+  std::uint64_t came_home_ns = 0;
   // Lazily attached by the migrator; null until a page has returned.
   ReturnCounter* returns = nullptr;
   // Where other processes see how many pages are where; null: nowhere.

@@ -36,15 +36,8 @@ bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_a
   return false;
 }
 
-bool Migrator::wants_coherence(const Block& block, unsigned page) const noexcept {
-  return block.returns != nullptr && options_.coherent_after_returns != 0 && !block.stays_private().test(page) &&
-         !block.discarding().test(page) &&
-         block.returns->is_bouncing(page, to_ms(now_ns()), options_.coherent_window_ms,
-                                    options_.coherent_after_returns);
-}
-
-// Makes `page`, and the dense region of pages around it that also go back and forth, coherent. kFailed: not this page;
-// migrate it.
+// Makes `page` coherent, and the dense region of pages around it that also go back and forth, or for which the program
+// has asked for it too. kFailed: not this page; migrate it.
 Outcome Migrator::make_coherent(AttachedDevice& device, Block& block, unsigned page) noexcept {
   if (coherent_mappings_ >= coherent_mappings_limit_) {
     if (!told_coherent_limit_) {
@@ -56,9 +49,11 @@ Outcome Migrator::make_coherent(AttachedDevice& device, Block& block, unsigned p
     }
     return Outcome::kFailed;
   }
-  PageMask bouncing =
-      block.returns->bouncing(to_ms(now_ns()), options_.coherent_window_ms, options_.coherent_after_returns);
-  PageRun region = dense_region(page, bouncing, block.registered(), options_.density_percent);
+  const PageMask together =
+      decision_.reason == hms::Reason::kBackAndForth
+          ? block.returns->bouncing(to_ms(now_ns()), options_.coherent_window_ms, options_.coherent_after_returns)
+          : PageMask(decided_region(page)) & PageMask(block.pages(placement_.policy_range()));
+  const PageRun region = dense_region(page, together, block.registered(), options_.density_percent);
   auto mapping = space_.query(block.base() + page * kPageSize);
   if (!mapping || !mapping->migratable()) return Outcome::kFailed;
   PageMask wanted = PageMask(region) & PageMask(block.pages(mapping->range)) & block.registered() & ~block.coherent() &
@@ -123,7 +118,7 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
   block.device_to_coherent(device.index, run);
   watch(range, PROT_READ | PROT_WRITE);
   counters_.add(&Statistics::coherent_upgrades, run.count);
-  note(device, range, hms::Action::kShare, Live::To::kDevice, hms::Reason::kBackAndForth);
+  note(device, range, hms::Action::kShare, Live::To::kDevice, cause_.reason);
   // Spares the application a fault per page; if events stand in the way, it takes them.
   if (host_.install(range).error != 0) host_.wake(range);
   count_replay();

@@ -22,6 +22,7 @@ constexpr auto kNames = [] {
   NAME(bytes_to_host);
   NAME(pages_duplicated);
   NAME(pages_between_devices);
+  NAME(pages_brought_ahead);
   NAME(evictions);
   NAME(coherent_upgrades);
   NAME(coherent_pages_shared);

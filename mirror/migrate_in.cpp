@@ -30,6 +30,7 @@ Verdict failed(FaultKind kind) {
 
 Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault) noexcept {
   replay_uncounted_ = true;
+  requester_ = device.index;
   cause_ = {hms::live::device_initiator(device.index),
             fault.access == Access::kRead ? hms::Access::kRead : hms::Access::kWrite, hms::Reason::kOnlyWay};
   wanted_for_writing_ = fault.access == Access::kRead ? 0 : fault.address;
@@ -88,13 +89,22 @@ Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault)
     }
     block->clear_discarding({page, 1});
   }
-  if (wants_coherence(*block, page)) {
+  decide(*block, page);
+  if (decision_.action == hms::Action::kFail) return failed(FaultKind::kUnmappable);
+  if (is_to_be_shared()) {
     Outcome outcome = make_coherent(device, *block, page);
     if (outcome == Outcome::kAgain) return kTryAgain;
     if (outcome == Outcome::kDone) return kServed;
     if (block->state(page) != PageState::kHost) return serve_device(device, fault);
   }
-  return migrate_in(device, *block, page);
+  if (rests(*block)) return kTryAgain;
+  if (decision_.action == hms::Action::kDuplicate) {
+    const Verdict verdict = duplicate_in(device, *block, page);
+    if (verdict.outcome != Outcome::kFailed) return verdict;
+  }
+  const Verdict verdict = migrate_in(device, *block, page);
+  if (verdict.outcome == Outcome::kDone) bring_ahead(device, fault.address);
+  return verdict;
 }
 
 // The application discarded the page, or what the device may do was restricted, or the device has restarted.
@@ -119,7 +129,7 @@ Verdict Migrator::serve_held(AttachedDevice& device, Block& block, const DeviceF
     return kServed;
   }
   if (allowed == Access::kReadWrite && (!reads || block.state(page) == PageState::kDevice) &&
-      wants_coherence(block, page)) {
+      wants_to_share(block, page)) {
     AttachedDevice& home =
         block.duplicated(device.index).test(page) && block.owner(page) == kMaxDevices ? device : holder(block, page);
     const Outcome outcome = make_coherent(home, block, page);
@@ -203,10 +213,7 @@ Verdict Migrator::refuse_write(std::uint64_t address, const MappingInfo& mapping
 
 Verdict Migrator::migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept {
   if (block.discarding().any() && !discard_is_recent(block)) block.clear_discarding({0, kBlockPages});
-  const PageRun region =
-      region_around(block, page, block.tracked(device.index), block.registered(),
-                    [&](const Block& other) { return other.tracked(device.index) == PageMask::all(); });
-  PageMask wanted = PageMask(region) & block.registered() & block.on_host() & ~block.discarding();
+  PageMask wanted = PageMask(decided_region(page)) & block.registered() & block.on_host() & ~block.discarding();
   wanted.set(page);
   block.recently_used |= device.set();
   Outcome room = make_room(device, wanted.count() * kPageSize, block);
@@ -322,7 +329,7 @@ Verdict Migrator::move_in_stubborn(AttachedDevice& device, Block& block, PageRun
   if (error == -EINVAL) {
     // Locked or executable memory, or a kernel without MOVE.
     *served = same_mapping.count;
-    return copy_in_protected(device, block, same_mapping);
+    return copy_in_protected(device, block, same_mapping, Leave::kNothing);
   }
   if (error == -ENOENT) return kTryAgain;
   if (error == -EFAULT) return failed(FaultKind::kInvalidAddress);  // a guard page (MADV_GUARD_INSTALL)
@@ -408,8 +415,30 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
   return failed(FaultKind::kOutOfMemory);
 }
 
-// For kernels without MOVE and for memory that it refuses: stop writers, copy, drop. `run` lies in one mapping.
-Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRun run) noexcept {
+// The pages around `page` that the application has too, as far as they lie in one mapping and are there.
+Verdict Migrator::duplicate_in(AttachedDevice& device, Block& block, unsigned page) noexcept {
+  const auto mapping = space_.query(block.base() + page * kPageSize);
+  if (!mapping || !mapping->migratable()) return failed(FaultKind::kUnmappable);
+  const PageRun around = block.pages(mapping->range);
+  PageMask there;  // relative to `around`
+  if (space_.present_pages(block.range(around), &there) != 0) return kTryAgain;
+  const PageMask wanted = PageMask(decided_region(page)) & block.registered() & block.on_host() & ~block.discarding();
+  const auto can_go = [&](unsigned i) { return around.contains(i) && wanted.test(i) && there.test(i - around.first); };
+  if (!can_go(page)) return failed(FaultKind::kUnmappable);
+  unsigned first = page;
+  while (first > 0 && can_go(first - 1)) --first;
+  unsigned end = page + 1;
+  while (end < kBlockPages && can_go(end)) ++end;
+  const PageRun run{first, end - first};
+  block.recently_used |= device.set();
+  const Outcome room = make_room(device, run.count * kPageSize, block);
+  if (room != Outcome::kDone) return {room, FaultKind::kOutOfMemory};
+  return copy_in_protected(device, block, run, Leave::kCopy);
+}
+
+// For kernels without MOVE and for memory that it refuses: stop writers, copy, drop. `run` lies in one mapping. Leave::
+// kCopy: the application keeps its pages, all of which are there, and the device may only read.
+Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRun run, Leave leave) noexcept {
   Range range = block.range(run);
   int error = host_.write_protect(range, true);
   if (error != 0) return error == -EAGAIN || error == -ENOENT ? kTryAgain : failed(FaultKind::kUnmappable);
@@ -434,7 +463,9 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
   }
   if (copied < run.count) error = on_device([&] { return device->zero_fill(range); });
   events_.read_pending();
-  if (error == 0 && !events_.pending_on(range)) {
+  if (error == 0 && leave == Leave::kCopy) {
+    error = copied == run.count && !events_.pending_on(range) ? 0 : -EAGAIN;
+  } else if (error == 0 && !events_.pending_on(range)) {
     events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
     error = copied == 0 ? 0 : agent_.discard(range, events_);
     events_.end_operation();
@@ -445,15 +476,20 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
     on_device([&] { return device->unmap(range); });
     return give_up(error == -EAGAIN ? kTryAgain : failed(FaultKind::kUnmappable));
   }
-  block.host_to_device(device.index, run);
+  const bool duplicated = leave == Leave::kCopy;
+  if (duplicated) block.host_to_duplicated(device.index, run);
+  if (!duplicated) block.host_to_device(device.index, run);
   note_grant(device, block);
+  if (duplicated) counters_.add(&Statistics::pages_duplicated, copied);
   counters_.add(&Statistics::pages_to_device, copied);
   counters_.add(&Statistics::bytes_to_device, copied * kPageSize);
   counters_.add(&Statistics::pages_zero_filled, run.count - copied);
   live_.note_migration(Live::To::kDevice, run.count, copied * kPageSize);
-  note(device, range, hms::Action::kMove, Live::To::kDevice, copied == 0 ? hms::Reason::kFirstTouch : cause_.reason);
-  grant(device, range, Access::kReadWrite);
-  host_.wake(range);
+  note(device, range, duplicated ? hms::Action::kDuplicate : hms::Action::kMove, Live::To::kDevice,
+       copied == 0 ? hms::Reason::kFirstTouch : cause_.reason);
+  grant(device, range, duplicated ? Access::kRead : Access::kReadWrite);
+  // The application's writers go on, or fault to us.
+  if (!duplicated) host_.wake(range);
   return kServed;
 }
 

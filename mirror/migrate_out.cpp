@@ -7,13 +7,8 @@
 #include "mirror/migrator.h"
 
 namespace mirrorcl::mirror {
-namespace {
-
-constexpr std::uint64_t kMinimumStayNs = 200'000;
-
-}  // namespace
-
 Outcome Migrator::serve_host(const HostFault& fault) noexcept {
+  requester_ = kHostSide;
   cause_ = {hms::live::kHostThreads, fault.write ? hms::Access::kWrite : hms::Access::kRead, hms::Reason::kOnlyWay};
   Block* block = blocks_.find(fault.address);
   unsigned page = page_in_block(fault.address);
@@ -23,29 +18,26 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
     case PageState::kCoherent:
       return serve_coherent(holder(*block, page), fault);
     case PageState::kDevice:
-      if (wants_coherence(*block, page)) {
+      if (wants_to_share(*block, page)) {
         Outcome outcome = make_coherent(holder(*block, page), *block, page);
         if (outcome != Outcome::kFailed) return outcome;
+        if (block->state(page) != PageState::kDevice) return Outcome::kAgain;
       }
-      // A page that goes back and forth and cannot become coherent stays with the device long enough for the access it
-      // came for, or a busy host thread would take it away each time before the device has woken.
-      if (block->returns != nullptr && block->stays_private().test(page) &&
-          now_ns() - block->granted_ns < kMinimumStayNs) {
-        return Outcome::kAgain;
-      }
-      return bring_region_home(*block, page, fault.write);
+      return rests(*block) ? Outcome::kAgain : bring_region_home(*block, page);
     case PageState::kDuplicated:
       if (!fault.write_protected) {
         // The application's copy has gone without our knowing; the device's is as good.
         block->duplicated_to_device(holder(*block, page).index, {page, 1});
-        return bring_region_home(*block, page, true);
+        cause_.access = hms::Access::kWrite;  // a copy would go the same way
+        decide(*block, page);
+        return bring_region_home(*block, page);
       }
-      if (wants_coherence(*block, page)) {
+      if (wants_to_share(*block, page)) {
         Outcome outcome = make_coherent(holder(*block, page), *block, page);
         if (outcome != Outcome::kFailed) return outcome;
       }
       // The failed attempt may have taken the application's copy away.
-      if (block->state(page) == PageState::kDevice) return bring_region_home(*block, page, fault.write);
+      if (block->state(page) == PageState::kDevice) return bring_region_home(*block, page);
       return end_duplication_on_device(*block, page);
     case PageState::kHost:
     case PageState::kSnapshot:
@@ -123,16 +115,11 @@ bool Migrator::stop_tracking(Block& block, Range range) noexcept {
   return true;
 }
 
-Outcome Migrator::bring_region_home(Block& block, unsigned page, bool write) noexcept {
+Outcome Migrator::bring_region_home(Block& block, unsigned page) noexcept {
   AttachedDevice& device = holder(block, page);
   const PageMask& away = block.device(device.index);
-  const auto there = [](const Block& at) { return (at.returned() & at.on_host()) | at.duplicated(); };
-  const PageRun region = region_around(block, page, there(block), away | there(block), [&](const Block& other) {
-    return other.device().none() && (other.returned() | other.duplicated()) == PageMask::all();
-  });
-  PageMask wanted = PageMask(region) & away;
-  // One page that is read will likely be written too; many are likely results.
-  const Leave leave = !write && wanted.count() >= kBulkPages ? Leave::kCopy : Leave::kNothing;
+  PageMask wanted = PageMask(decided_region(page)) & away;
+  const Leave leave = decision_.action == hms::Action::kDuplicate ? Leave::kCopy : Leave::kNothing;
   PageRun own{page, 1};
   while (own.first > 0 && wanted.test(own.first - 1)) --own.first;
   own.count = wanted.find_clear(page) - own.first;
@@ -200,13 +187,14 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
     if (leave == Leave::kCopy) counters_.add(&Statistics::pages_duplicated, done.count);
     live_.note_migration(Live::To::kHost, done.count, done.count * kPageSize);
     note(device, block.range(done), leave == Leave::kCopy ? hms::Action::kDuplicate : hms::Action::kMove,
-         Live::To::kHost, leave == Leave::kCopy ? hms::Reason::kReadInBulk : cause_.reason);
+         Live::To::kHost, cause_.reason);
   }
   const PageMask done = home.arrived | home.skipped;
   for (PageRun part = done.next_run(0); part.count != 0; part = done.next_run(part.end())) {
     blocks_.returns_of(block).note(part, to_ms(now_ns()), options_.coherent_window_ms);
     host_.wake(block.range(part));
   }
+  if (done.any()) block.came_home_ns = now_ns();
   if (away.none()) return Outcome::kDone;
   lift_protection(device, block, away);
   if (home.failed.load(std::memory_order_relaxed)) {

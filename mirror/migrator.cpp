@@ -20,6 +20,9 @@ namespace {
 constexpr std::uint64_t kDiscardGraceNs = 20'000'000;
 constexpr Range kEverything{0, ~std::uint64_t{0}};
 
+// How long a page that cannot be shared stays where it was wanted.
+constexpr std::uint32_t kRestUs = 200;
+
 std::uint64_t read_max_map_count() {
   constexpr std::uint64_t kDefault = 65530;
   long fd = raw_syscall(SYS_openat, -100 /* AT_FDCWD */, "/proc/sys/vm/max_map_count", 0);
@@ -65,6 +68,12 @@ Result<void> Migrator::open() {
   coherent_mappings_limit_ = read_max_map_count() / 4;
   bounce_ = static_cast<char*>(memory_->allocate(kBlockSize, kPageSize));
   if (auto opened = pinned_.open(); !opened) return opened;
+  hms::PlacementRules rules;
+  rules.share_after_returns = options_.coherent_after_returns;
+  rules.max_pages = kBlockPages;
+  rules.bulk_pages = kBulkPages;
+  rules.hold_us = kRestUs;
+  if (auto opened = placement_.open(memory_, rules); !opened) return opened;
   return staging_.open();
 }
 
@@ -82,6 +91,7 @@ AttachedDevice* Migrator::attach(DeviceOperations* operations) noexcept {
   if (device == nullptr) device = find(nullptr);  // a free record
   if (device == nullptr) return nullptr;
   device->operations = operations;
+  placement_.attach(device->index, !operations->capabilities().memory_cpu_mappable);
   end_all_sharing(*device);
   return device;
 }

@@ -22,12 +22,14 @@
 #include "mirror/attached_device.h"
 #include "mirror/block_table.h"
 #include "mirror/copy_threads.h"
+#include "mirror/fault_history.h"
 #include "mirror/host_agent.h"
 #include "mirror/host_events.h"
 #include "mirror/layout_watch.h"
 #include "mirror/live.h"
 #include "mirror/mirror.h"
 #include "mirror/page_pipe.h"
+#include "mirror/placement.h"
 #include "mirror/shared_memory.h"
 #include "mirror/staging.h"
 #include "mirror/userfaultfd.h"
@@ -132,7 +134,7 @@ class Migrator {
   Verdict serve_from_other(AttachedDevice& device, Block& block, const DeviceFault& fault, Access allowed) noexcept;
   Verdict migrate_across(AttachedDevice& device, AttachedDevice& from, Block& block, unsigned page, Access access,
                          Access allowed) noexcept;
-  enum class Leave : std::uint8_t { kNothing, kCopy };  // with the device that the pages come from
+  enum class Leave : std::uint8_t { kNothing, kCopy };  // where the pages come from
   // `urgent`: the page of `run` that is waited for; it is copied first.
   Verdict move_across(AttachedDevice& device, AttachedDevice& from, Block& block, PageRun run, unsigned urgent,
                       Leave leave) noexcept;
@@ -164,7 +166,9 @@ class Migrator {
   Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
   Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
                 unsigned urgent) noexcept;
-  Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  // Copies for a device that only reads; kFailed: not possible for `page`.
+  Verdict duplicate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
+  Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run, Leave leave) noexcept;
   // The device wants to write pages of which others have copies too: those go. `mapped`: it can read `page`.
   Verdict end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
   Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
@@ -185,6 +189,21 @@ class Migrator {
   // What devices have of `pages` as snapshots goes.
   void drop_snapshots(Block& block, const PageMask& pages) noexcept;
   void drop_snapshots(AttachedDevice& device, Block& block, const PageMask& pages) noexcept;
+
+  // decisions.cpp: what hms/ says
+  unsigned home_of(const Block& block, unsigned page) noexcept;
+  PageRun dense_around(const Block& block, unsigned page) noexcept;
+  // Asks for `page`, which the fault at hand concerns; the answer is decision_ until the next one.
+  const hms::Decision& decide(const Block& block, unsigned page) noexcept;
+  bool is_to_be_shared() const noexcept;
+  bool wants_to_share(const Block& block, unsigned page) noexcept {
+    decide(block, page);
+    return is_to_be_shared();
+  }
+  bool rests(const Block& block) const noexcept;
+  PageRun decided_region(unsigned page) const noexcept;
+  void bring_ahead(AttachedDevice& device, std::uint64_t address) noexcept;
+  bool bring_page_ahead(AttachedDevice& device, std::uint64_t address) noexcept;
 
   // requested.cpp: what a program asks for
   Outcome bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept;
@@ -220,7 +239,7 @@ class Migrator {
   Access host_access(std::uint64_t address) noexcept;
 
   // migrate_out.cpp: device to host
-  Outcome bring_region_home(Block& block, unsigned page, bool write) noexcept;
+  Outcome bring_region_home(Block& block, unsigned page) noexcept;
   Outcome move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept;
   struct Homecoming {
     PageMask arrived;  // pages that the application has from the device now
@@ -244,7 +263,6 @@ class Migrator {
   void stop_unknown_tracking(const Block* block, std::uint64_t address) noexcept;
 
   // coherence.cpp: one memory for both
-  bool wants_coherence(const Block& block, unsigned page) const noexcept;
   // In the memory that `device`, which holds `page`, or nobody does, shares with the application. Pages that only other
   // devices hold are left alone.
   Outcome make_coherent(AttachedDevice& device, Block& block, unsigned page) noexcept;
@@ -304,6 +322,12 @@ class Migrator {
   std::uint64_t pinned_page_ = 0;         // the last one that such a write could not have, and since when
   std::uint64_t pinned_since_ns_ = 0;
   Cause cause_;
+  Placement placement_;
+  std::array<FaultHistory, kMaxDevices> histories_;
+  // The fault at hand: who makes it, what was asked about it, and the answer.
+  unsigned requester_ = kHostSide;
+  Placement::Question question_{};
+  hms::Decision decision_{};
   bool replay_uncounted_ = false;  // a device access is being served and has not been let go yet
 };
 

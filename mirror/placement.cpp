@@ -93,10 +93,12 @@ const PlacementSource& Placement::source_for(unsigned requester, unsigned home) 
 
 void Placement::look_up(std::uint64_t address) noexcept {
   policy_ = {};
+  policy_range_ = {};
   if (source_.policies == nullptr) return;
   // The lists are copied, so that nobody who changes policies waits for a migration.
   const hms::PolicyReader reader(*source_.policies);
-  const hms::Policy found = reader.find(address).policy;
+  const auto [range, found] = reader.find(address);
+  policy_range_ = {range.start, range.size()};
   policy_.preferred = found.preferred;
   policy_.read_mostly = found.read_mostly;
   const auto copy = [](std::span<const Uid> from, std::array<Uid, kListed>& to) {

@@ -57,6 +57,8 @@ class Placement {
   // The decision's target is of no use to the caller; the policy that applied is policy().
   hms::Decision ask(const Question& question) noexcept;
   const hms::Policy& policy() const noexcept { return policy_; }
+  // All of it has that policy.
+  Range policy_range() const noexcept { return policy_range_; }
   // What to bring ahead, after the answer to the same question.
   hms::Prefetch ahead(const Question& question, const hms::Decision& decision) const noexcept;
   // Whether the program has bound the page at `address` to the memory of device `index`.
@@ -79,6 +81,7 @@ class Placement {
   std::array<bool, kMaxDevices> private_{};
   // The policy that applies to the question at hand.
   hms::Policy policy_;
+  Range policy_range_{};
   std::array<hms::Uid, kListed> bind_{};
   std::array<hms::Uid, kListed> accessed_by_{};
 };

@@ -27,16 +27,12 @@ void ReturnCounter::note(PageRun run, std::uint32_t now_ms, std::uint32_t window
   }
 }
 
-bool ReturnCounter::is_bouncing(unsigned page, std::uint32_t now_ms, std::uint32_t window_ms,
-                                std::uint32_t threshold) const noexcept {
-  return count_[page] >= threshold && count_[page] > 0 && now_ms - window_start_ms_[page] <= window_ms;
-}
-
 PageMask ReturnCounter::bouncing(std::uint32_t now_ms, std::uint32_t window_ms,
                                  std::uint32_t threshold) const noexcept {
   PageMask mask;
   for (unsigned page = 0; page < kBlockPages; ++page) {
-    if (is_bouncing(page, now_ms, window_ms, threshold)) mask.set(page);
+    const std::uint32_t returns = count(page, now_ms, window_ms);
+    if (returns > 0 && returns >= threshold) mask.set(page);
   }
   return mask;
 }

@@ -22,10 +22,12 @@ class ReturnCounter {
  public:
   // Pages of `run` returned to the host at `now_ms`. A window that has passed starts again.
   void note(PageRun run, std::uint32_t now_ms, std::uint32_t window_ms) noexcept;
+  // How often `page` returned within the window that `now_ms` lies in.
+  std::uint32_t count(unsigned page, std::uint32_t now_ms, std::uint32_t window_ms) const noexcept {
+    return now_ms - window_start_ms_[page] <= window_ms ? count_[page] : 0;
+  }
   // The pages that returned at least `threshold` times within the window that `now_ms` lies in.
   PageMask bouncing(std::uint32_t now_ms, std::uint32_t window_ms, std::uint32_t threshold) const noexcept;
-  bool is_bouncing(unsigned page, std::uint32_t now_ms, std::uint32_t window_ms,
-                   std::uint32_t threshold) const noexcept;
   void forget(PageRun run) noexcept;
 
  private:

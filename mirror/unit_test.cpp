@@ -60,12 +60,12 @@ TEST(PolicyTest, OnlyCandidatesCount) {
 TEST(PolicyTest, ReturnsCountWithinTheirWindow) {
   auto counter = std::make_unique<ReturnCounter>();
   counter->note({5, 1}, 1000, 100);
-  EXPECT_FALSE(counter->is_bouncing(5, 1000, 100, 2));
+  EXPECT_EQ(counter->count(5, 1000, 100), 1U);
   counter->note({5, 1}, 1050, 100);
-  EXPECT_TRUE(counter->is_bouncing(5, 1060, 100, 2));
-  EXPECT_FALSE(counter->is_bouncing(5, 1101, 100, 2)) << "the window has passed";
+  EXPECT_EQ(counter->count(5, 1060, 100), 2U);
+  EXPECT_EQ(counter->count(5, 1101, 100), 0U) << "the window has passed";
   counter->note({5, 1}, 1200, 100);
-  EXPECT_FALSE(counter->is_bouncing(5, 1200, 100, 2)) << "a new window begins with one return";
+  EXPECT_EQ(counter->count(5, 1200, 100), 1U) << "a new window begins with one return";
   EXPECT_EQ(counter->bouncing(1200, 100, 1).count(), 1U);
   counter->forget({0, 512});
   EXPECT_TRUE(counter->bouncing(1200, 100, 1).none());
