@@ -74,6 +74,8 @@ class Migrator {
   Verdict serve_device(AttachedDevice& device, const DeviceFault& fault) noexcept;
   Outcome serve_host(const HostFault& fault) noexcept;
 
+  Placement& placement() noexcept { return placement_; }
+
   // What follows is done because a program asks for it.
   void begin_request() noexcept { cause_ = Cause{}; }
   // Takes the pages of `range` that can be moved to `device`, faults or not.

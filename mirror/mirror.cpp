@@ -122,6 +122,11 @@ class MirrorHandle final : public Mirror {
     std::scoped_lock lock(publish_);
     service_->live().publish_topology(json);
   }
+  Result<void> place_by(const hms::Topology& topology, std::span<const DeviceUids> devices) override {
+    if (!alive()) return fail(ErrorCode::kDeviceLost, "the mirror does not live in a forked child");
+    std::scoped_lock lock(publish_);
+    return service_->place_by(topology, devices);
+  }
   Statistics statistics() const noexcept override { return alive() ? service_->statistics() : Statistics{}; }
 
  private:

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "base/result.h"
@@ -69,6 +70,15 @@ class Mirror {
   // Brings everything home and holds device faults until release_hold(). The host owns all pages meanwhile. Nests.
   virtual void hold_home() noexcept = 0;
   virtual void release_hold() noexcept = 0;
+
+  // Decisions where pages live follow `topology` from now on, in which `devices`, attached ones, are; others go on as
+  // before. kOutOfHostMemory: it is too large, or kInvalidArgument; then nothing changes.
+  struct DeviceUids {
+    const DeviceOperations* device;
+    hms::Uid initiator;
+    hms::Uid target;
+  };
+  virtual Result<void> place_by(const hms::Topology& topology, std::span<const DeviceUids> devices) = 0;
 
   // Memory that is coherent from birth (SVM and buffer allocations) is none of the mirror's business: the device never
   // faults on it. Nothing to call.

@@ -94,9 +94,9 @@ const PlacementSource& Placement::source_for(unsigned requester, unsigned home) 
 void Placement::look_up(std::uint64_t address) noexcept {
   policy_ = {};
   policy_range_ = {};
-  if (source_.policies == nullptr) return;
+  if (policies_ == nullptr) return;
   // The lists are copied, so that nobody who changes policies waits for a migration.
-  const hms::PolicyReader reader(*source_.policies);
+  const hms::PolicyReader reader(*policies_);
   const auto [range, found] = reader.find(address);
   policy_range_ = {range.start, range.size()};
   policy_.preferred = found.preferred;

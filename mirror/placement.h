@@ -19,15 +19,13 @@
 
 namespace mirrorcl::mirror {
 
-// What decisions depend on besides the fault: the machine, and what the program has asked for (hms/policy.h).
+// The machine, as decisions need it.
 struct PlacementSource {
   struct Device {
     hms::Uid initiator = hms::kNoUid;
     hms::Uid target = hms::kNoUid;  // its memory
   };
-  // Both in memory that never migrates. Null `policies`: there are none.
-  const hms::PlacementMap* map = nullptr;
-  const hms::PolicyTable* policies = nullptr;
+  const hms::PlacementMap* map = nullptr;     // in memory that never migrates
   std::array<Device, kMaxDevices> devices{};  // in the map, by the index under which they are attached
 };
 
@@ -42,6 +40,8 @@ class Placement {
 
   // From now on, and not any more by what was given before.
   void place_by(const PlacementSource& source) noexcept { source_ = source; }
+  // What the program has asked for, in memory that never migrates; null: nothing.
+  void follow(const hms::PolicyTable* policies) noexcept { policies_ = policies; }
   // The device under `index`; private: the CPU cannot map its memory.
   void attach(unsigned index, bool private_memory) noexcept { private_[index] = private_memory; }
 
@@ -78,6 +78,7 @@ class Placement {
   hms::PlacementMap::Pointer own_map_{nullptr, {nullptr}};
   PlacementSource own_[2];  // devices with memory that the CPU can map, and with private memory
   PlacementSource source_;
+  const hms::PolicyTable* policies_ = nullptr;
   std::array<bool, kMaxDevices> private_{};
   // The policy that applies to the question at hand.
   hms::Policy policy_;

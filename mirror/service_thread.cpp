@@ -27,6 +27,7 @@ ServiceThread::ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace 
       events_(host_, &arena),
       migrator_(host_, space_, events_, agent_, copiers_, live_, options, &arena),
       notifier_(events_, migrator_),
+      maps_(arena),
       devices_{DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena)} {
   static_assert(kMaxDevices == 4);
 }
@@ -98,6 +99,25 @@ int ServiceThread::request(const Request& request, PageMask* pages) noexcept {
     }
     raw_syscall(SYS_sched_yield);
   }
+}
+
+Result<void> ServiceThread::place_by(const hms::Topology& topology, std::span<const Mirror::DeviceUids> devices) {
+  PlacementSource source;
+  std::array<hms::PlacementRequester, kMaxDevices> requesters;
+  std::size_t count = 0;
+  for (const Mirror::DeviceUids& one : devices) {
+    // Attached devices stay where they are.
+    AttachedDevice* device = migrator_.find(one.device);
+    if (device == nullptr) return fail(ErrorCode::kInvalidArgument, "a device that is not attached to the mirror");
+    source.devices[device->index] = {one.initiator, one.target};
+    requesters[count++] = {one.initiator, !one.device->capabilities().memory_cpu_mappable};
+  }
+  auto map = maps_.add(topology, std::span(requesters).first(count));
+  if (!map) return tl::unexpected<Error>(map.error());
+  source.map = *map;
+  request({.kind = Request::Kind::kPlaceBy, .range = {0, 0}, .device = nullptr, .placement = source});
+  maps_.retire_others();
+  return {};
 }
 
 void ServiceThread::run() noexcept {
@@ -268,6 +288,9 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
              migrator_.bring_in(*device, slot.request.range, slot.request.untouched) != Outcome::kAgain;
     case Request::Kind::kDevicePages:
       slot.pages = device == nullptr ? PageMask() : migrator_.device_pages(*device, slot.request.range.start);
+      return true;
+    case Request::Kind::kPlaceBy:
+      migrator_.placement().place_by(slot.request.placement);
       return true;
     case Request::Kind::kHold:
       if (first && holds_++ == 0) watch_device_faults(false);

@@ -13,6 +13,7 @@
 #include "mirror/migrator.h"
 #include "mirror/notifier.h"
 #include "mirror/pinned_arena.h"
+#include "mirror/placement_maps.h"
 
 namespace mirrorcl::mirror {
 
@@ -25,6 +26,7 @@ struct Request {
     kBringHome,
     kBringIn,
     kDevicePages,
+    kPlaceBy,
     kHold,
     kRelease,
     kStop
@@ -33,6 +35,7 @@ struct Request {
   Range range;
   DeviceOperations* device;
   Untouched untouched = Untouched::kSkip;
+  PlacementSource placement{};
 };
 
 class ServiceThread {
@@ -50,6 +53,8 @@ class ServiceThread {
   Statistics statistics() const noexcept { return live_.counters().read(); }
   // One thread at a time.
   Live& live() noexcept { return live_; }
+  // Mirror::place_by(). One thread at a time.
+  Result<void> place_by(const hms::Topology& topology, std::span<const Mirror::DeviceUids> devices);
   // After kStop: waits until both threads have ended.
   void join() noexcept;
   // In the child of a fork, where the threads do not exist: closes what would keep the parent's objects alive.
@@ -112,6 +117,7 @@ class ServiceThread {
   Migrator migrator_;
   Notifier notifier_;
   PinnedThread thread_;
+  PlacementMaps maps_;
 
   UniqueFd epoll_;
   UniqueFd wakeup_;                                // an eventfd

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "hms/json_file.h"
+#include "base/log.h"
 #include "hms/query.h"
 #include "mirror/device_memory.h"
 
@@ -88,6 +89,11 @@ Result<std::unique_ptr<MemoryPlacement>> MemoryPlacement::join(Runtime& runtime)
     runtime.mirror()->publish_topology(hms::to_json(*placement->binder_.topology()));
     runtime.mirror()->publish_device(runtime.device(), kDeviceName, placement->device_.initiator,
                                      placement->device_.target);
+    const mirror::Mirror::DeviceUids uids[] = {
+        {&runtime.device(), placement->device_.initiator, placement->device_.target}};
+    if (auto placed = runtime.mirror()->place_by(*placement->binder_.topology(), uids); !placed) {
+      log_warning("pages are placed without regard to the machine's topology: {}", placed.error().message);
+    }
   }
   return placement;
 }
