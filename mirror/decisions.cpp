@@ -65,6 +65,7 @@ void Migrator::bring_ahead(AttachedDevice& device, std::uint64_t address) noexce
   const PageRun region = decided_region(page_in_block(address));
   const std::uint64_t first = block_down(address) / kPageSize + region.first;
   histories_[device.index].served(first, first + region.count - 1);
+  if (!options_.bring_ahead) return;
   const hms::Prefetch ahead = placement_.ahead(question_, decision_);
   // Regions of a stream without gaps grow by themselves.
   if (ahead.pages == 0 || static_cast<unsigned>(std::abs(ahead.stride)) <= region.count) return;
@@ -93,6 +94,9 @@ bool Migrator::bring_page_ahead(AttachedDevice& device, std::uint64_t address) n
   if (here || !block->on_host().test(page) || block->discarding().test(page) || block->stays_private().test(page)) {
     return here;
   }
+  // Nothing is allocated on a guess.
+  PageMask present;
+  if (space_.present_pages({address, kPageSize}, &present) != 0 || present.none()) return false;
   if (!has_room(device, kPageSize)) return false;
   block->recently_used |= device.set();
   if (move_in(device, *block, {page, 1}, page).outcome != Outcome::kDone) return false;

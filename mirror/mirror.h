@@ -25,6 +25,8 @@ struct MirrorOptions {
   std::uint32_t coherent_window_ms = 100;
   // Share of a region, in percent, that must be resident or faulting on a device for the whole region to migrate.
   std::uint32_t density_percent = 51;
+  // Bring pages to a device ahead of its faults where these walk through memory at a constant distance.
+  bool bring_ahead = true;
   // Take pages out of the application with UFFDIO_MOVE where the kernel has it (6.8). Without it pages are
   // write-protected and copied, which is slower; tests cover both.
   bool use_move = true;
