@@ -206,7 +206,7 @@ TEST_F(MirroredDeviceTest, AllocationStormBesideKernels) {
   EXPECT_EQ(wrong, 0U);
 }
 
-TEST_F(MirroredDeviceTest, IsolatedFaultsTakeOnePageEach) {
+TEST_F(MirroredDeviceTest, StridedAccessesTakeOnePageEach) {
   constexpr std::size_t kFaults = 1024;
   constexpr std::size_t kStride = 128 * kPageSize;
   auto* memory = static_cast<char*>(
@@ -222,8 +222,12 @@ TEST_F(MirroredDeviceTest, IsolatedFaultsTakeOnePageEach) {
   auto start = std::chrono::steady_clock::now();
   ASSERT_EQ(run(kernel_count_items, {memory, sizes}, grid), kStatusComplete);
   double each = seconds_since(start) / kFaults;
-  std::printf("isolated device fault: %.1f us\n", each * 1e6);
-  EXPECT_EQ(mirror_->statistics().pages_to_device + mirror_->statistics().pages_zero_filled, kFaults);
+  std::printf("strided device access: %.1f us\n", each * 1e6);
+  // Nothing but what is used, or expected to be used where the walk ends.
+  const Statistics counted = mirror_->statistics();
+  EXPECT_GE(counted.pages_to_device + counted.pages_zero_filled, kFaults);
+  EXPECT_LE(counted.pages_to_device + counted.pages_zero_filled, kFaults + 256);
+  EXPECT_GT(counted.pages_brought_ahead, kFaults / 2);
   for (std::size_t i = 0; i < kFaults; ++i) ASSERT_EQ(memory[i * kStride], 2);
   munmap(memory, kFaults * kStride);
 }

@@ -478,5 +478,40 @@ TEST_F(WithoutMoveTest, UnmapReuseAndDiscard) {
   }
 }
 
+// --- faults that are expected
+
+TEST_F(MirrorTest, AWalkAtAConstantDistanceIsExpected) {
+  constexpr std::size_t kStep = 40;
+  TestMemory memory(64 * kStep);
+  for (std::size_t i = 0; i < 64; ++i) *memory.word(i * kStep) = i;
+  for (std::size_t i = 0; i < 64; ++i) ASSERT_EQ(device_.load(memory.word(i * kStep)), i);
+  EXPECT_EQ(statistics().pages_to_device, 64U);
+  EXPECT_GT(statistics().pages_brought_ahead, 32U);  // though the device may ask for some before they are there
+}
+
+TEST_F(MirrorTest, NothingIsAllocatedOnAGuess) {
+  constexpr std::size_t kStep = 40;
+  TestMemory memory(64 * kStep);
+  for (std::size_t i = 0; i < 8; ++i) *memory.word(i * kStep) = i;
+  for (std::size_t i = 0; i < 8; ++i) ASSERT_EQ(device_.load(memory.word(i * kStep)), i);
+  EXPECT_EQ(device_.pages_in_use(), 8U);
+}
+
+TEST_F(MirrorTest, PagesAheadArePartOfTheMirrorLikeOthers) {
+  constexpr std::size_t kStep = 40;
+  TestMemory memory(64 * kStep);
+  for (std::size_t i = 0; i < 64; ++i) *memory.word(i * kStep) = i;
+  for (std::size_t i = 0; i < 8; ++i) ASSERT_EQ(device_.load(memory.word(i * kStep)), i);
+  ASSERT_GT(statistics().pages_brought_ahead, 0U);
+  for (std::size_t i = 0; i < 64; ++i) exchange(memory.word(i * kStep), 1000 * i);
+}
+
+TEST_F(MirrorTest, RegionsOfAStreamGrow) {
+  TestMemory memory(512);
+  for (std::size_t i = 0; i < 512; ++i) *memory.word(i) = i;
+  for (std::size_t i = 0; i < 512; ++i) ASSERT_EQ(device_.load(memory.word(i)), i);
+  EXPECT_LT(device_.faults(), 16U);
+}
+
 }  // namespace
 }  // namespace mirrorcl::mirror
