@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include <atomic>
+#include <chrono>
+#include <cstdio>
 #include <thread>
 #include <vector>
 
@@ -155,7 +157,11 @@ TEST_F(CpuDevicesTest, BothReadWhatOneHas) {
     Signal* signal = *second_->create_signal();
     Queue* queue = *second_->create_queue();
     ASSERT_TRUE(second_->submit(queue, packet(kernel_sum, arguments({words.data(), words.size(), sum}), signal)));
+    const auto start = std::chrono::steady_clock::now();
     ASSERT_EQ(second_->wait(signal, kPatience), kStatusComplete);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    std::printf("%s %.2f GB/s\n", round == 0 ? "read by the other device, copied:" : "read again:",
+                static_cast<double>(words.size() * sizeof(std::uint64_t)) / seconds / 1e9);
     EXPECT_EQ(*sum, kBulk);
     *sum = 0;
     ASSERT_EQ(run(kernel_sum, {words.data(), words.size(), sum}), kStatusComplete);

@@ -35,10 +35,16 @@ class FaultInjectionTest : public MirrorTest {
     return injection_counts().calls[static_cast<unsigned>(kind)] - before_.calls[static_cast<unsigned>(kind)];
   }
 
-  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
+  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations,
+                    bool two_devices = false) {
     ASSERT_NO_FATAL_FAILURE(start(options));
     FakeModelDevice device(device_);
+    FakeModelDevice second(g_second_fake_device.emplace());
     Model model(*mirror_, device);
+    if (two_devices) {
+      ASSERT_TRUE(mirror_->attach(*g_second_fake_device).has_value());
+      model.add_device(second);
+    }
     model.tolerate_refusals();
     inject_randomly(20, first_seed);
     run_random_programs(model, first_seed, operations);
@@ -221,6 +227,35 @@ TEST_F(FaultInjectionTest, DeviceThatDiesAtAnyStepLosesNothing) {
   }
 }
 
+// At each step of a page's ways from device to device, and to coherence.
+TEST_F(FaultInjectionTest, EitherOfTwoDevicesDiesAtAnyStepAndLosesNothing) {
+  for (std::uint64_t step = 0; step < 60; ++step) {
+    g_second_fake_device.emplace();
+    ASSERT_NO_FATAL_FAILURE(start({}));
+    FakeDevice* devices[] = {&device_, &*g_second_fake_device};
+    ASSERT_TRUE(mirror_->attach(*devices[1]).has_value());
+    TestMemory memory(4);
+    for (std::size_t page = 0; page < 4; ++page) *memory.word(page) = page + 1;
+    if (step % 2 == 0) before_call(step, [] { g_fake_device->lose(); });
+    if (step % 2 != 0) before_call(step, [] { g_second_fake_device->lose(); });
+    std::uint64_t last = 1;
+    for (std::uint64_t i = 10; i < 18; ++i) {
+      FakeDevice& writer = *devices[i % 2];
+      FakeDevice& reader = *devices[(i + 1) % 2];
+      if (writer.write(memory.word(0), &i, sizeof i) == FaultKind::kNone) last = i;
+      std::uint64_t seen = 0;
+      if (reader.read(memory.word(0), &seen, sizeof seen) == FaultKind::kNone) {
+        ASSERT_EQ(seen, last) << "step " << step;
+      }
+    }
+    for (std::size_t page = 1; page < 4; ++page) ASSERT_EQ(*memory.word(page), page + 1) << "step " << step;
+    ASSERT_EQ(*memory.word(0), last) << "step " << step;
+    inject_nothing();
+    mirror_.reset();
+    for (FakeDevice* device : devices) device->restart();
+  }
+}
+
 // --- everything at once
 
 TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaults) {
@@ -232,6 +267,14 @@ TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaultsWithCoherence) {
   options.coherent_after_returns = 1;
   options.coherent_window_ms = 100'000;
   run_programs(options, 22'000'000, 400'000);
+}
+
+TEST_F(FaultInjectionTest, RandomProgramsOnTwoDevicesUnderRandomFaults) {
+  MirrorOptions options;
+  options.coherent_after_returns = 3;
+  options.coherent_window_ms = 100'000;
+  run_programs(options, 24'000'000, 200'000, true);
+  EXPECT_GT(statistics().pages_between_devices, 0U);
 }
 
 TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaultsWithoutMove) {
