@@ -27,6 +27,8 @@ class DeviceMemoryTest : public MirrorTest {
     memory.name = "device-memory";
     memory.kind = hms::MemoryKind::kDevice;
     device_target_ = *machine->add(memory);
+    memory.name = "second-device-memory";
+    second_target_ = *machine->add(memory);
     policies_ = std::move(*hms::PolicyTable::create(std::pmr::new_delete_resource()));
     binder_.emplace(machine, *policies_, hms::kernel_host_memory());
     memory_.emplace(*mirror_, device_, device_target_);
@@ -61,6 +63,7 @@ class DeviceMemoryTest : public MirrorTest {
 
   hms::Uid node_ = hms::kNoUid;
   hms::Uid device_target_ = hms::kNoUid;
+  hms::Uid second_target_ = hms::kNoUid;
   hms::PolicyTable::Pointer policies_{nullptr, {nullptr}};
   std::optional<hms::Binder> binder_;
   std::optional<MirroredMemory> memory_;
@@ -127,6 +130,25 @@ TEST_F(DeviceMemoryTest, FreeSpaceIsWhatIsNotInUse) {
   for (std::size_t page = 0; page < 64; ++page) *memory.word(page) = 1;
   migrate(memory.data(), 64, device_target_);
   EXPECT_EQ(before - memory_->free_bytes(), 64 * kPageSize);
+}
+
+TEST_F(DeviceMemoryTest, PagesGoStraightFromOneDevicesMemoryToAnothers) {
+  ASSERT_TRUE(mirror_->attach(g_second_fake_device.emplace()).has_value());
+  MirroredMemory second(*mirror_, *g_second_fake_device, second_target_);
+  binder_->add_device(second);
+  TestMemory memory(100);
+  for (std::size_t page = 0; page < 100; ++page) *memory.word(page) = page;
+  EXPECT_EQ(migrate(memory.data(), 100, device_target_), 100U);
+  EXPECT_EQ(migrate(memory.word(20), 60, second_target_), 60U);
+  EXPECT_EQ(on_device(memory.data(), 100), 40U);
+  EXPECT_EQ(statistics().pages_between_devices, 60U);
+  EXPECT_EQ(statistics().pages_to_host, 0U);
+  for (std::size_t page = 20; page < 80; ++page) ASSERT_EQ(g_second_fake_device->load(memory.word(page)), page);
+  EXPECT_EQ(g_second_fake_device->faults(), 0U);
+  EXPECT_EQ(migrate(memory.data(), 100, node_), 100U);
+  EXPECT_EQ(second.free_bytes(), g_second_fake_device->capabilities().memory_size);
+  for (std::size_t page = 0; page < 100; ++page) ASSERT_EQ(*memory.word(page), page);
+  binder_->remove_device(second);
 }
 
 // Threads write pages while others have them moved to and fro; no write is lost.

@@ -139,6 +139,23 @@ TEST_F(FaultInjectionTest, PinnedPageIsReadAsASnapshot) {
   EXPECT_EQ(device_.snapshot(memory.word(0)), FakeDevice::kRead);
 }
 
+TEST_F(FaultInjectionTest, PinnedPageIsASnapshotForEachOfTwoDevicesUntilOneWrites) {
+  FakeDevice& second = g_second_fake_device.emplace();
+  ASSERT_TRUE(mirror_->attach(second).has_value());
+  TestMemory memory(1);
+  *memory.word(0) = 7;
+  inject_once(Injected::kMove, EBUSY, 0, 2);
+  EXPECT_EQ(device_.load(memory.word(0)), 7U);
+  EXPECT_EQ(second.load(memory.word(0)), 7U);
+  EXPECT_EQ(device_.snapshot(memory.word(0)), FakeDevice::kRead);
+  EXPECT_EQ(second.snapshot(memory.word(0)), FakeDevice::kRead);
+  second.store(memory.word(0), std::uint64_t{8});
+  EXPECT_EQ(second.last_error(), FaultKind::kNone);
+  EXPECT_EQ(device_.load(memory.word(0)), 8U);
+  EXPECT_EQ(*memory.word(0), 8U);
+  mirror_.reset();
+}
+
 TEST_F(FaultInjectionTest, MemoryOfAnotherUserfaultfdIsRefused) {
   TestMemory memory(1);
   inject_once(Injected::kRegister, EBUSY, 0, 1);

@@ -233,6 +233,14 @@ void Live::publish_device(std::uint32_t index, std::string_view name, hms::Uid i
   write_entry(object_->devices[index], device, object_->devices[index].sequence + 2);
 }
 
+void Live::withdraw_device(std::uint32_t index) noexcept {
+  if (index >= layout::kMaxDevices) return;
+  layout::Device device{};
+  device.initiator = hms::kNoUid;
+  device.target = hms::kNoUid;
+  write_entry(object_->devices[index], device, object_->devices[index].sequence + 2);
+}
+
 void Live::publish_topology(std::string_view json) noexcept {
   if (json.size() > kTopologySize) {
     log_info("the topology takes {} bytes, too many to be published for other processes", json.size());

@@ -78,6 +78,8 @@ class Live {
   // Device `index` of this mirror, and what it is in the topology.
   void publish_device(std::uint32_t index, std::string_view name, hms::Uid initiator, hms::Uid target,
                       std::uint64_t memory_size) noexcept;
+  // Device `index` has left.
+  void withdraw_device(std::uint32_t index) noexcept;
   // The topology that uids refer to, as hms::to_json() writes it; one that is too long is left out.
   void publish_topology(std::string_view json) noexcept;
 

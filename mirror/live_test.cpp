@@ -211,6 +211,11 @@ TEST_F(LiveTest, DevicesAndTopologyArePublished) {
   EXPECT_STREQ(device.name, "mirrorcl:0");
   EXPECT_EQ(device.target, 18U);
   EXPECT_EQ(device.sequence, 2U);
+  EXPECT_EQ(device.attached, 1U);
+  live_->withdraw_device(0);
+  EXPECT_EQ(device.attached, 0U);
+  EXPECT_EQ(device.target, hms::kNoUid);
+  EXPECT_EQ(device.sequence, 4U);
   EXPECT_EQ(header().topology_sequence, 2U);
   EXPECT_EQ(header().topology_size, 2U);
   EXPECT_EQ(entry<char>(header().topology, 1), '}');

@@ -5,9 +5,12 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <utility>
 
 #include "base/log.h"
 #include "device/window.h"
@@ -73,16 +76,28 @@ class MirrorHandle final : public Mirror {
 
   Result<void> attach(DeviceOperations& device) override {
     if (!alive()) return fail(ErrorCode::kDeviceLost, "the mirror does not live in a forked child");
-    int error = service_->request({Request::Kind::kAttach, {0, 0}, &device});
-    if (error == -ENOSPC) {
+    const int index = service_->request({Request::Kind::kAttach, {0, 0}, &device});
+    if (index == -ENOSPC) {
       return fail(ErrorCode::kNotSupported, "the mirror serves no more devices than are attached already");
     }
-    if (error != 0) return fail_errno("cannot attach the device to the mirror", -error);
-    if (!published_.exchange(true)) publish_device(device, "device 0", hms::kNoUid, hms::kNoUid);
+    if (index < 0) return fail_errno("cannot attach the device to the mirror", -index);
+    {
+      std::scoped_lock lock(publish_);
+      if (std::exchange(published_[static_cast<unsigned>(index)], &device) == &device) return {};  // restarted
+    }
+    publish_device(device, fmt::format("device {}", index), hms::kNoUid, hms::kNoUid);
     return {};
   }
   int detach(DeviceOperations& device) noexcept override {
-    return alive() ? service_->request({Request::Kind::kDetach, {0, 0}, &device}) : -ENODEV;
+    if (!alive()) return -ENODEV;
+    const int error = service_->request({Request::Kind::kDetach, {0, 0}, &device});
+    if (error != 0) return error;
+    std::scoped_lock lock(publish_);
+    const auto place = std::find(published_.begin(), published_.end(), &device);
+    if (place == published_.end()) return 0;
+    service_->live().withdraw_device(static_cast<std::uint32_t>(place - published_.begin()));
+    *place = nullptr;
+    return 0;
   }
   void drain_events() noexcept override {
     if (!alive()) return;
@@ -115,7 +130,10 @@ class MirrorHandle final : public Mirror {
                       hms::Uid target) noexcept override {
     if (!alive()) return;
     std::scoped_lock lock(publish_);
-    service_->live().publish_device(0, name, initiator, target, device.capabilities().memory_size);
+    const auto place = std::find(published_.begin(), published_.end(), &device);
+    if (place == published_.end()) return;
+    service_->live().publish_device(static_cast<std::uint32_t>(place - published_.begin()), name, initiator, target,
+                                    device.capabilities().memory_size);
   }
   void publish_topology(std::string_view json) noexcept override {
     if (!alive()) return;
@@ -133,8 +151,8 @@ class MirrorHandle final : public Mirror {
   bool alive() const noexcept { return g_service.load(std::memory_order_relaxed) == service_; }
 
   ServiceThread* service_;
-  std::mutex publish_;  // one at a time
-  std::atomic<bool> published_{false};
+  std::mutex publish_;                                            // one at a time
+  std::array<const DeviceOperations*, kMaxDevices> published_{};  // by index; null: none
 };
 
 }  // namespace

@@ -321,7 +321,7 @@ int ServiceThread::attach(DeviceOperations* operations) noexcept {
     if (int error = watch(events.lost_fd, Source::kDeviceLost, device->index); error != 0) return error;
   }
   if (holds_ == 0) watch_device_faults(device->index, true);
-  return 0;
+  return static_cast<int>(device->index);
 }
 
 bool ServiceThread::detach(AttachedDevice& device, int* result) noexcept {

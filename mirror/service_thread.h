@@ -97,6 +97,7 @@ class ServiceThread {
   // True when the request is finished, else it is continued later.
   bool serve_request(Slot& slot) noexcept;
   bool continue_bringing_home(Range range) noexcept;
+  // The device's index, or -errno.
   int attach(DeviceOperations* device) noexcept;
   // True when it is finished, with its result.
   bool detach(AttachedDevice& device, int* result) noexcept;
