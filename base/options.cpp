@@ -56,6 +56,8 @@ Options read_options() {
   Options o;
   o.log = environment("MIRRORCL_LOG", "warning");
   o.device = read_device_kind();
+  read_number("MIRRORCL_DEVICES", &o.devices);
+  if (o.devices == 0) o.devices = 1;
   read_number("MIRRORCL_COMPUTE_UNITS", &o.compute_units);
   read_size("MIRRORCL_DEVICE_MEMORY", &o.device_memory);
   o.private_memory = read_memory_kind();

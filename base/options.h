@@ -17,6 +17,7 @@ enum class DeviceKind {
 struct Options {
   std::string log = "warning";          // MIRRORCL_LOG
   DeviceKind device = DeviceKind::kAuto;  // MIRRORCL_DEVICE: auto, mirrored or ats
+  std::uint32_t devices = 1;            // MIRRORCL_DEVICES: how many devices the platform has, at least 1
   std::uint32_t compute_units = 0;      // MIRRORCL_COMPUTE_UNITS: 0 = the CPUs this process may run on
   std::uint64_t device_memory = 0;      // MIRRORCL_DEVICE_MEMORY: bytes (K, M, G suffixes); 0 = half of RAM
   bool private_memory = false;          // MIRRORCL_DEVICE_MEMORY_KIND=private: the CPU does not map device memory

@@ -49,10 +49,11 @@ struct Piece {
 
 class ArenaAllocator final : public Allocator {
  public:
-  explicit ArenaAllocator(device::CpuDevice& device)
-      : device_(device),
-        memory_size_(device.capabilities().memory_size),
-        memory_fd_(device.capabilities().shares_page_tables ? -1 : device.memory_fd()) {}
+  explicit ArenaAllocator(std::span<device::CpuDevice* const> devices)
+      : owner_(*devices.front()),
+        others_(devices.begin() + 1, devices.end()),
+        memory_size_(owner_.capabilities().memory_size),
+        memory_fd_(owner_.capabilities().shares_page_tables ? -1 : owner_.memory_fd()) {}
 
   Result<void*> allocate(std::size_t bytes, std::size_t alignment) override;
   bool free(void* pointer) noexcept override;
@@ -64,12 +65,15 @@ class ArenaAllocator final : public Allocator {
   Result<std::uint64_t> take_pages(std::uint64_t size, std::uint64_t alignment);
   Result<std::uint64_t> take_small(std::uint64_t class_size);
   Result<void> add_arena(std::uint64_t at_least);
-  // Backs a reserved range with memory that host and device see.
+  // Backs a reserved range with memory that host and devices see.
   Result<void> back(std::uint64_t start, std::uint64_t size);
+  // With all devices or none.
+  Result<void> share(mirror::Range range);
   // Frees the memory on both sides, and makes the next allocation here read as zero. False, with errno, on failure.
   bool discard(std::uint64_t start, std::uint64_t size) noexcept;
 
-  device::CpuDevice& device_;
+  device::CpuDevice& owner_;
+  const std::vector<device::CpuDevice*> others_;
   const std::uint64_t memory_size_;
   const int memory_fd_;  // -1: plain memory
   mutable std::mutex mutex_;
@@ -112,7 +116,19 @@ Result<void> ArenaAllocator::back(std::uint64_t start, std::uint64_t size) {
   void* mapped = ::mmap(range, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, memory_fd_,
                         static_cast<off_t>(start));
   if (mapped == MAP_FAILED) return fail_errno("cannot map device memory", errno);
-  return device_.share({start, size});
+  return share({start, size});
+}
+
+Result<void> ArenaAllocator::share(mirror::Range range) {
+  if (auto shared = owner_.share(range); !shared) return shared;
+  for (auto other = others_.begin(); other != others_.end(); ++other) {
+    auto shared = (*other)->share_of(owner_, range);
+    if (shared) continue;
+    while (other != others_.begin()) (void)(*--other)->unshare(range);
+    (void)owner_.unshare(range);
+    return shared;
+  }
+  return {};
 }
 
 bool ArenaAllocator::discard(std::uint64_t start, std::uint64_t size) noexcept {
@@ -200,11 +216,12 @@ std::uint64_t ArenaAllocator::bytes_allocated() const noexcept {
 
 }  // namespace
 
-Result<std::unique_ptr<Allocator>> Allocator::create(device::CpuDevice& device) {
-  if (device.memory_fd() < 0 && !device.capabilities().shares_page_tables) {
+Result<std::unique_ptr<Allocator>> Allocator::create(std::span<device::CpuDevice* const> devices) {
+  const device::CpuDevice& owner = *devices.front();
+  if (owner.memory_fd() < 0 && !owner.capabilities().shares_page_tables) {
     return fail(ErrorCode::kNotSupported, "the device's memory cannot be mapped by the application");
   }
-  return std::make_unique<ArenaAllocator>(device);
+  return std::make_unique<ArenaAllocator>(devices);
 }
 
 }  // namespace mirrorcl::svm

@@ -37,6 +37,16 @@ class MemoryOnlyDevice final : public device::CpuDevice {
     shared.push_back(range);
     return {};
   }
+  Result<void> share_of(const device::CpuDevice& owner, mirror::Range range) override {
+    if (refuses) return mirrorcl::fail(ErrorCode::kSystem, "refused");
+    EXPECT_NE(&owner, this);
+    shared.push_back(range);
+    return {};
+  }
+  Result<void> unshare(mirror::Range range) override {
+    std::erase_if(shared, [&](const mirror::Range& old) { return old.start == range.start && old.size == range.size; });
+    return {};
+  }
   // Bytes of device memory that are backed by pages.
   std::uint64_t resident_bytes() const {
     struct stat status {};
@@ -50,6 +60,7 @@ class MemoryOnlyDevice final : public device::CpuDevice {
     return value;
   }
   std::vector<mirror::Range> shared;
+  bool refuses = false;  // to share another device's memory
 
   // What the allocator never calls.
   int fault_fd() const noexcept override { return -1; }
@@ -89,9 +100,14 @@ class MemoryOnlyDevice final : public device::CpuDevice {
   UniqueFd fd_;
 };
 
+Result<std::unique_ptr<Allocator>> create_allocator(MemoryOnlyDevice& device) {
+  device::CpuDevice* const devices[] = {&device};
+  return Allocator::create(devices);
+}
+
 struct AllocatorTest : testing::Test {
   AllocatorTest() {
-    auto created = Allocator::create(device);
+    auto created = create_allocator(device);
     EXPECT_TRUE(created.has_value());
     allocator = std::move(*created);
   }
@@ -187,7 +203,7 @@ TEST_F(AllocatorTest, FindKnowsTheExtentOfEachAllocation) {
 
 TEST_F(AllocatorTest, LargerThanAnArenaWorks) {
   MemoryOnlyDevice big(8 * window::kGiB);
-  auto roomy = std::move(*Allocator::create(big));
+  auto roomy = std::move(*create_allocator(big));
   auto pointer = roomy->allocate(3 * window::kGiB, 0);
   ASSERT_TRUE(pointer.has_value());
   auto* bytes = static_cast<std::byte*>(*pointer);
@@ -229,9 +245,33 @@ TEST_F(AllocatorTest, ThreadsGetDistinctMemory) {
   EXPECT_EQ(allocator->bytes_allocated(), 0u);
 }
 
+TEST(AllocatorOfSeveralDevices, SharesTheFirstOnesMemoryWithAllOrWithNone) {
+  MemoryOnlyDevice first(256 * kMiB);
+  MemoryOnlyDevice second(16 * kMiB);
+  MemoryOnlyDevice third(16 * kMiB);
+  device::CpuDevice* const devices[] = {&first, &second, &third};
+  auto allocator = Allocator::create(devices);
+  ASSERT_TRUE(allocator.has_value());
+  third.refuses = true;
+  EXPECT_FALSE((*allocator)->allocate(kMiB, 0).has_value());
+  EXPECT_TRUE(first.shared.empty() && second.shared.empty() && third.shared.empty());
+  third.refuses = false;
+  auto memory = (*allocator)->allocate(64 * kMiB, 0);  // more than the others have
+  ASSERT_TRUE(memory.has_value()) << memory.error().message;
+  const auto address = reinterpret_cast<std::uint64_t>(*memory);
+  for (const MemoryOnlyDevice* device : {&first, &second, &third}) {
+    ASSERT_EQ(device->shared.size(), 1U);
+    EXPECT_LE(device->shared[0].start, address);
+    EXPECT_GE(device->shared[0].end(), address + 64 * kMiB);
+  }
+  *static_cast<std::byte*>(*memory) = std::byte{3};
+  EXPECT_EQ(first.read(*memory), std::byte{3});
+  EXPECT_EQ(second.resident_bytes() + third.resident_bytes(), 0U);
+}
+
 TEST(AllocatorOfSharedPageTables, HandsOutPlainMemoryThatIsZeroAgainAfterUse) {
   MemoryOnlyDevice device(256 * kMiB, true);
-  auto allocator = Allocator::create(device);
+  auto allocator = create_allocator(device);
   ASSERT_TRUE(allocator.has_value()) << allocator.error().message;
   constexpr std::size_t kSize = 4 * kMiB;
   auto first = (*allocator)->allocate(kSize, 0);
@@ -248,7 +288,7 @@ TEST(AllocatorOfSharedPageTables, HandsOutPlainMemoryThatIsZeroAgainAfterUse) {
 
 TEST(AllocatorOfSharedPageTables, KeepsToTheMemorySize) {
   MemoryOnlyDevice device(kMiB, true);
-  auto allocator = Allocator::create(device);
+  auto allocator = create_allocator(device);
   ASSERT_TRUE(allocator.has_value()) << allocator.error().message;
   auto too_much = (*allocator)->allocate(2 * kMiB, 0);
   ASSERT_FALSE(too_much.has_value());

@@ -67,9 +67,12 @@ cl_context CL_API_CALL clCreateContextFromType(const cl_context_properties* prop
     MIRRORCL_GUARD(pfn_notify != nullptr || user_data == nullptr, CL_INVALID_VALUE);
     auto list = read_properties(properties);
     if (!list) return ClError{list.error()};
-    cl_device_id device = nullptr;
-    MIRRORCL_TRY(clGetDeviceIDs(&_cl_platform_id::get(), device_type, 1, &device, nullptr));
-    return _cl_context::make({{device}, std::move(*list), pfn_notify, user_data});
+    std::vector<cl_device_id> devices(mirrorcl::window::kMaxDevices);
+    cl_uint count = 0;
+    MIRRORCL_TRY(clGetDeviceIDs(&_cl_platform_id::get(), device_type, static_cast<cl_uint>(devices.size()),
+                                devices.data(), &count));
+    devices.resize(count);
+    return _cl_context::make({std::move(devices), std::move(*list), pfn_notify, user_data});
   });
 }
 

@@ -4,6 +4,9 @@
 
 #include <time.h>
 
+#include <algorithm>
+#include <span>
+
 #include "icd/api/guard.h"
 #include "icd/core/platform.h"
 
@@ -34,9 +37,12 @@ cl_int CL_API_CALL clGetDeviceIDs(cl_platform_id platform, cl_device_type device
     MIRRORCL_GUARD(devices == nullptr || num_entries != 0, CL_INVALID_VALUE);
     MIRRORCL_GUARD(devices != nullptr || num_devices != nullptr, CL_INVALID_VALUE);
     const bool found = (device_type & (CL_DEVICE_TYPE_DEFAULT | CL_DEVICE_TYPE_CPU)) != 0;
-    if (num_devices != nullptr) *num_devices = found ? 1 : 0;
+    const std::span<_cl_device_id> all = _cl_platform_id::get().devices();
+    if (num_devices != nullptr) *num_devices = found ? static_cast<cl_uint>(all.size()) : 0;
     MIRRORCL_GUARD(found, CL_DEVICE_NOT_FOUND);
-    if (devices != nullptr) devices[0] = &_cl_platform_id::get().device();
+    for (std::size_t i = 0; devices != nullptr && i < std::min<std::size_t>(num_entries, all.size()); ++i) {
+      devices[i] = &all[i];
+    }
     return CL_SUCCESS;
   });
 }

@@ -18,13 +18,13 @@ namespace device = mirrorcl::device;
 
 namespace {
 
-cl_int make_kernel_grid(cl_kernel kernel, Runtime& runtime, cl_uint work_dim, const size_t* offset,
+cl_int make_kernel_grid(cl_kernel kernel, cl_command_queue queue, cl_uint work_dim, const size_t* offset,
                         const size_t* global, const size_t* local, Grid* grid) {
   LocalSizeRules rules;
   rules.required = kernel->image().required_local_size.data();
   rules.max_work_item_size = _cl_device_id::kMaxWorkGroupSize;
   rules.max_work_group_size = kernel->max_work_group_size();
-  rules.compute_units = runtime.device().compute_units();
+  rules.compute_units = queue->hardware().compute_units();
   rules.uniform = kernel->image().uniform_work_groups;
   return make_grid(work_dim, offset, global, local, rules, grid);
 }
@@ -35,15 +35,16 @@ cl_int enqueue_kernel(cl_command_queue queue, cl_kernel kernel, cl_command_type 
   MIRRORCL_TRY(check_queue(queue, count, list));
   MIRRORCL_VALID(kernel);
   MIRRORCL_GUARD(kernel->context() == queue->context(), CL_INVALID_CONTEXT);
+  MIRRORCL_GUARD(kernel->runs_on(queue->device()), CL_INVALID_PROGRAM_EXECUTABLE);
   Runtime& runtime = queue->runtime();
   Grid grid;
-  MIRRORCL_TRY(make_kernel_grid(kernel, runtime, work_dim, offset, global, local, &grid));
+  MIRRORCL_TRY(make_kernel_grid(kernel, queue, work_dim, offset, global, local, &grid));
   runtime.refresh_view();
   auto launch = KernelLaunchState::capture(*kernel, runtime);
   if (!launch) return launch.error();
   device::PrintfBuffer* printf_buffer = nullptr;
   if (launch->uses_printf()) {
-    void* memory = runtime.device().allocate(sizeof(device::PrintfBuffer) + kPrintfCapacity);
+    void* memory = runtime.any_device().allocate(sizeof(device::PrintfBuffer) + kPrintfCapacity);
     MIRRORCL_GUARD(memory != nullptr, CL_OUT_OF_RESOURCES);
     printf_buffer = new (memory) device::PrintfBuffer{};
     printf_buffer->capacity = kPrintfCapacity;

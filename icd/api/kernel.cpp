@@ -12,11 +12,11 @@ using namespace mirrorcl::icd;
 
 namespace {
 
-// The device that a query is about: null means the only one of the kernel's context (5.9.3).
+// The device that a query is about: null means the only one of the kernel (5.9.3).
 cl_int check_device(const _cl_kernel& kernel, cl_device_id device) {
-  if (device == nullptr) return kernel.context()->devices().size() == 1 ? CL_SUCCESS : CL_INVALID_DEVICE;
+  if (device == nullptr) return kernel.devices().size() == 1 ? CL_SUCCESS : CL_INVALID_DEVICE;
   MIRRORCL_VALID(device);
-  MIRRORCL_GUARD(kernel.context()->has_device(device), CL_INVALID_DEVICE);
+  MIRRORCL_GUARD(kernel.runs_on(device), CL_INVALID_DEVICE);
   return CL_SUCCESS;
 }
 
@@ -47,11 +47,11 @@ cl_kernel CL_API_CALL clCreateKernel(cl_program program, const char* kernel_name
   return create(errcode_ret, [&]() -> ClResult<cl_kernel> {
     MIRRORCL_VALID(program);
     MIRRORCL_GUARD(kernel_name != nullptr, CL_INVALID_VALUE);
-    auto built = program->build_state().built;
+    auto [built, devices] = program->executable();
     MIRRORCL_GUARD(built != nullptr, CL_INVALID_PROGRAM_EXECUTABLE);
     const std::ptrdiff_t index = built->find(kernel_name);
     MIRRORCL_GUARD(index >= 0, CL_INVALID_KERNEL_NAME);
-    return _cl_kernel::make(*program, std::move(built), static_cast<std::size_t>(index));
+    return _cl_kernel::make(*program, std::move(built), std::move(devices), static_cast<std::size_t>(index));
   });
 }
 
@@ -59,11 +59,12 @@ cl_int CL_API_CALL clCreateKernelsInProgram(cl_program program, cl_uint num_kern
                                             cl_uint* num_kernels_ret) {
   return call([&]() -> cl_int {
     MIRRORCL_VALID(program);
-    const auto built = program->build_state().built;
+    const auto [built, devices] = program->executable();
     MIRRORCL_GUARD(built != nullptr, CL_INVALID_PROGRAM_EXECUTABLE);
     const auto count = static_cast<cl_uint>(built->image().kernels.size());
     MIRRORCL_GUARD(kernels == nullptr || num_kernels >= count, CL_INVALID_VALUE);
-    for (cl_uint i = 0; kernels != nullptr && i < count; ++i) kernels[i] = _cl_kernel::make(*program, built, i);
+    for (cl_uint i = 0; kernels != nullptr && i < count; ++i)
+      kernels[i] = _cl_kernel::make(*program, built, devices, i);
     if (num_kernels_ret != nullptr) *num_kernels_ret = count;
     return CL_SUCCESS;
   });

@@ -108,7 +108,7 @@ cl_int CL_API_CALL clGetMemoryTargetsMIRRORCL(cl_device_id device, cl_uint num_e
     const auto placement = placement_of(device);
     if (!placement) return placement.error();
     const auto topology = (*placement)->binder().topology();
-    const hms::ProcessDeviceUids& own = (*placement)->device();
+    const hms::ProcessDeviceUids& own = (*placement)->device(device->index());
     const auto best = hms::best_targets(*topology, {.initiators = {own.initiator}});
     if (!best) return report(best.error());
     for (std::size_t i = 0; i < std::min<std::size_t>(num_entries, best->size()); ++i) {

@@ -2,19 +2,21 @@
 // Programs (OpenCL 3.0, 5.8).
 #include "icd/core/program.h"
 
+#include <algorithm>
+#include <span>
+
 #include "icd/core/context.h"
 #include "icd/core/host_worker.h"
 
 using namespace mirrorcl::icd;
 using mirrorcl::compiler::BuildKind;
 using mirrorcl::compiler::Header;
-using mirrorcl::compiler::ProgramImage;
 
 namespace {
 
 using BuildCallback = void(CL_CALLBACK*)(cl_program, void*);
 
-// The guards that clBuildProgram, clCompileProgram and clLinkProgram share.
+// An optional list of devices: CL_INVALID_VALUE, CL_INVALID_DEVICE.
 cl_int check_devices(const _cl_context& context, cl_uint num_devices, const cl_device_id* devices) {
   MIRRORCL_TRY(check_handles(num_devices, devices, CL_INVALID_VALUE));
   for (cl_uint i = 0; i < num_devices; ++i) MIRRORCL_GUARD(context.has_device(devices[i]), CL_INVALID_DEVICE);
@@ -24,9 +26,18 @@ cl_int check_devices(const _cl_context& context, cl_uint num_devices, const cl_d
 cl_int check_program(cl_program program, cl_uint num_devices, const cl_device_id* devices, BuildCallback callback,
                      const void* user_data) {
   MIRRORCL_VALID(program);
-  MIRRORCL_TRY(check_devices(*program->context(), num_devices, devices));
+  MIRRORCL_TRY(check_handles(num_devices, devices, CL_INVALID_VALUE));
+  for (cl_uint i = 0; i < num_devices; ++i) MIRRORCL_GUARD(program->set_of(devices[i]) != 0, CL_INVALID_DEVICE);
   MIRRORCL_GUARD(callback != nullptr || user_data == nullptr, CL_INVALID_VALUE);
   return CL_SUCCESS;
+}
+
+// Those of an optional list, else all that the program is for.
+_cl_program::DeviceSet device_set(const _cl_program& program, cl_uint num_devices, const cl_device_id* devices) {
+  if (devices == nullptr) return program.all_devices();
+  _cl_program::DeviceSet set = 0;
+  for (cl_uint i = 0; i < num_devices; ++i) set |= program.set_of(devices[i]);
+  return set;
 }
 
 // Whether this driver can compile and link at all; says why not in the log (device.cpp).
@@ -35,8 +46,9 @@ cl_int check_compiler(const _cl_context& context, cl_int error) {
   return CL_SUCCESS;
 }
 
-cl_int begin(_cl_program& program, BuildKind kind, const char* options, cl_int invalid_options) {
-  const cl_int code = program.begin(kind, options != nullptr ? options : "");
+cl_int begin(_cl_program& program, BuildKind kind, const char* options, cl_int invalid_options,
+             _cl_program::DeviceSet devices) {
+  const cl_int code = program.begin(kind, options != nullptr ? options : "", devices);
   return code == CL_INVALID_VALUE ? invalid_options : code;
 }
 
@@ -60,16 +72,60 @@ std::string kernel_names(const BuiltProgram& built) {
   return names;
 }
 
+// What is linked for a device.
+struct LinkInput {
+  cl_device_id device;
+  _cl_program::Objects objects;  // one of each program
+};
+
+// For the devices of the list, or, without one, of the context, that have a compiled object or library of each program.
+// CL_INVALID_OPERATION if that is none, or if one has only some of them (5.8.4).
+ClResult<std::vector<LinkInput>> inputs_of(const std::vector<cl_device_id>& all, std::span<const cl_program> programs,
+                                           const cl_device_id* list, cl_uint list_size) {
+  std::vector<LinkInput> inputs;
+  for (cl_device_id device : all) {
+    if (list != nullptr && std::find(list, list + list_size, device) == list + list_size) continue;
+    LinkInput input{device, {}};
+    for (cl_program program : programs) {
+      // Neither source nor an executable can be linked, nor what is still being compiled.
+      auto object = program->set_of(device) != 0 ? program->build_state(device).object : nullptr;
+      if (object) input.objects.push_back(std::move(object));
+    }
+    if (input.objects.empty()) continue;
+    MIRRORCL_GUARD(input.objects.size() == programs.size(), CL_INVALID_OPERATION);
+    inputs.push_back(std::move(input));
+  }
+  MIRRORCL_GUARD(!inputs.empty(), CL_INVALID_OPERATION);
+  return inputs;
+}
+
+// Once for all devices that have the same objects.
+cl_int link(_cl_program& program, const std::vector<LinkInput>& inputs, const std::string& options) {
+  cl_int result = CL_SUCCESS;
+  _cl_program::DeviceSet done = 0;
+  for (const LinkInput& first : inputs) {
+    if ((done & program.set_of(first.device)) != 0) continue;
+    _cl_program::DeviceSet devices = 0;
+    for (const LinkInput& input : inputs) {
+      if (input.objects == first.objects) devices |= program.set_of(input.device);
+    }
+    if (const cl_int code = program.link(first.objects, options, devices); code != CL_SUCCESS) result = code;
+    done |= devices;
+  }
+  return result;
+}
+
 // CL_PROGRAM_BINARIES: param_value is an array of destinations, one per device; null ones are skipped.
 cl_int copy_binaries(const _cl_program& program, const Info& info) {
-  const std::size_t count = program.context()->devices().size();
+  const std::size_t count = program.devices().size();
   const std::size_t size = count * sizeof(unsigned char*);
   if (info.destination() != nullptr) {
     MIRRORCL_GUARD(info.size() >= size, CL_INVALID_VALUE);
-    const std::vector<std::byte> binary = program.binary();
     auto** destinations = static_cast<unsigned char**>(info.destination());
     for (std::size_t i = 0; i < count; ++i) {
-      if (destinations[i] != nullptr && !binary.empty()) std::memcpy(destinations[i], binary.data(), binary.size());
+      if (destinations[i] == nullptr) continue;
+      const std::vector<std::byte> binary = program.binary(program.devices()[i]);
+      if (!binary.empty()) std::memcpy(destinations[i], binary.data(), binary.size());
     }
   }
   info.set_size_ret(size);
@@ -112,11 +168,16 @@ cl_program CL_API_CALL clCreateProgramWithBinary(cl_context context, cl_uint num
       if (binary_status != nullptr) binary_status[i] = CL_INVALID_VALUE;
       return ClError{CL_INVALID_VALUE};
     }
-    // A context has one device, so a list of valid devices names it once or several times; the first binary counts.
-    auto program = _cl_program::from_binary(*context, std::as_bytes(std::span(binaries[0], lengths[0])));
-    for (cl_uint i = 0; binary_status != nullptr && i < num_devices; ++i) {
-      binary_status[i] = program ? CL_SUCCESS : program.error();
+    std::vector<_cl_program::DeviceBinary> list;
+    std::vector<std::size_t> place;  // of each entry in it: of a device that is named twice the first binary counts
+    for (cl_uint i = 0; i < num_devices; ++i) {
+      const auto named = std::ranges::find(list, device_list[i], &_cl_program::DeviceBinary::device);
+      place.push_back(static_cast<std::size_t>(named - list.begin()));
+      if (named == list.end()) list.push_back({device_list[i], std::as_bytes(std::span(binaries[i], lengths[i]))});
     }
+    std::vector<cl_int> statuses(list.size());
+    auto program = _cl_program::from_binaries(*context, list, statuses.data());
+    for (cl_uint i = 0; binary_status != nullptr && i < num_devices; ++i) binary_status[i] = statuses[place[i]];
     return program;
   });
 }
@@ -170,9 +231,12 @@ cl_int CL_API_CALL clBuildProgram(cl_program program, cl_uint num_devices, const
                                   const char* options, BuildCallback pfn_notify, void* user_data) {
   return call([&]() -> cl_int {
     MIRRORCL_TRY(check_program(program, num_devices, device_list, pfn_notify, user_data));
-    if (!program->has_executable()) MIRRORCL_TRY(check_compiler(*program->context(), CL_COMPILER_NOT_AVAILABLE));
-    MIRRORCL_TRY(begin(*program, BuildKind::kBuild, options, CL_INVALID_BUILD_OPTIONS));
-    return finish(*program, pfn_notify, user_data, [program] { return program->build(); });
+    const _cl_program::DeviceSet devices = device_set(*program, num_devices, device_list);
+    if (!program->has_executables(devices)) {
+      MIRRORCL_TRY(check_compiler(*program->context(), CL_COMPILER_NOT_AVAILABLE));
+    }
+    MIRRORCL_TRY(begin(*program, BuildKind::kBuild, options, CL_INVALID_BUILD_OPTIONS, devices));
+    return finish(*program, pfn_notify, user_data, [program, devices] { return program->build(devices); });
   });
 }
 
@@ -192,9 +256,11 @@ cl_int CL_API_CALL clCompileProgram(cl_program program, cl_uint num_devices, con
     }
     MIRRORCL_GUARD(program->has_source(), CL_INVALID_OPERATION);
     MIRRORCL_TRY(check_compiler(*program->context(), CL_COMPILER_NOT_AVAILABLE));
-    MIRRORCL_TRY(begin(*program, BuildKind::kCompile, options, CL_INVALID_COMPILER_OPTIONS));
-    return finish(*program, pfn_notify, user_data,
-                  [program, headers = std::move(headers)] { return program->compile(headers); });
+    const _cl_program::DeviceSet devices = device_set(*program, num_devices, device_list);
+    MIRRORCL_TRY(begin(*program, BuildKind::kCompile, options, CL_INVALID_COMPILER_OPTIONS, devices));
+    return finish(*program, pfn_notify, user_data, [program, devices, headers = std::move(headers)] {
+      return program->compile(headers, devices);
+    });
   });
 }
 
@@ -208,23 +274,25 @@ cl_program CL_API_CALL clLinkProgram(cl_context context, cl_uint num_devices, co
     MIRRORCL_TRY(check_devices(*context, num_devices, device_list));
     MIRRORCL_GUARD(num_input_programs != 0 && input_programs != nullptr, CL_INVALID_VALUE);
     MIRRORCL_GUARD(pfn_notify != nullptr || user_data == nullptr, CL_INVALID_VALUE);
-    std::vector<std::shared_ptr<const ProgramImage>> objects;
     for (cl_uint i = 0; i < num_input_programs; ++i) {
       MIRRORCL_VALID(input_programs[i]);
       MIRRORCL_GUARD(input_programs[i]->context() == context, CL_INVALID_PROGRAM);
-      objects.push_back(input_programs[i]->build_state().object);
-      // Neither source nor an executable can be linked, nor what is still being compiled.
-      MIRRORCL_GUARD(objects.back() != nullptr, CL_INVALID_OPERATION);
     }
+    auto inputs = inputs_of(context->devices(), std::span(input_programs, num_input_programs), device_list, num_devices);
+    if (!inputs) return ClError{inputs.error()};
     MIRRORCL_TRY(check_compiler(*context, CL_LINKER_NOT_AVAILABLE));
-    cl_program program = _cl_program::empty(*context);
-    if (const cl_int code = begin(*program, BuildKind::kLink, options, CL_INVALID_LINKER_OPTIONS); code != CL_SUCCESS) {
+    std::vector<cl_device_id> devices;
+    for (const LinkInput& input : *inputs) devices.push_back(input.device);
+    cl_program program = _cl_program::empty(*context, std::move(devices));
+    const cl_int begun =
+        begin(*program, BuildKind::kLink, options, CL_INVALID_LINKER_OPTIONS, program->all_devices());
+    if (begun != CL_SUCCESS) {
       program->api_release();
-      return ClError{code};
+      return ClError{begun};
     }
     const std::string link_options = options != nullptr ? options : "";
-    outcome = finish(*program, pfn_notify, user_data, [program, objects = std::move(objects), link_options] {
-      return program->link(objects, link_options);
+    outcome = finish(*program, pfn_notify, user_data, [program, inputs = std::move(*inputs), link_options] {
+      return link(*program, inputs, link_options);
     });
     return program;
   });
@@ -237,7 +305,7 @@ cl_int CL_API_CALL clGetProgramInfo(cl_program program, cl_program_info param_na
   return call([&]() -> cl_int {
     MIRRORCL_VALID(program);
     const Info info(param_value_size, param_value, param_value_size_ret);
-    const auto& devices = program->context()->devices();
+    const auto& devices = program->devices();
     switch (param_name) {
       case CL_PROGRAM_REFERENCE_COUNT:
         return info.value<cl_uint>(program->api_count());
@@ -251,8 +319,11 @@ cl_int CL_API_CALL clGetProgramInfo(cl_program program, cl_program_info param_na
         return info.string(program->source());
       case CL_PROGRAM_IL:
         return info.bytes(nullptr, 0);
-      case CL_PROGRAM_BINARY_SIZES:
-        return info.list(std::vector<std::size_t>(devices.size(), program->binary().size()));
+      case CL_PROGRAM_BINARY_SIZES: {
+        std::vector<std::size_t> sizes;
+        for (cl_device_id device : devices) sizes.push_back(program->binary(device).size());
+        return info.list(sizes);
+      }
       case CL_PROGRAM_BINARIES:
         return copy_binaries(*program, info);
       case CL_PROGRAM_SCOPE_GLOBAL_CTORS_PRESENT:
@@ -260,7 +331,7 @@ cl_int CL_API_CALL clGetProgramInfo(cl_program program, cl_program_info param_na
         return info.value<cl_bool>(CL_FALSE);
       case CL_PROGRAM_NUM_KERNELS:
       case CL_PROGRAM_KERNEL_NAMES: {
-        const auto built = program->build_state().built;
+        const auto built = program->executable().first;
         MIRRORCL_GUARD(built != nullptr, CL_INVALID_PROGRAM_EXECUTABLE);
         if (param_name == CL_PROGRAM_NUM_KERNELS) return info.value<std::size_t>(built->image().kernels.size());
         return info.string(kernel_names(*built));
@@ -276,9 +347,9 @@ cl_int CL_API_CALL clGetProgramBuildInfo(cl_program program, cl_device_id device
   return call([&]() -> cl_int {
     MIRRORCL_VALID(program);
     MIRRORCL_VALID(device);
-    MIRRORCL_GUARD(program->context()->has_device(device), CL_INVALID_DEVICE);
+    MIRRORCL_GUARD(program->set_of(device) != 0, CL_INVALID_DEVICE);
     const Info info(param_value_size, param_value, param_value_size_ret);
-    const _cl_program::BuildState state = program->build_state();
+    const _cl_program::BuildState state = program->build_state(device);
     switch (param_name) {
       case CL_PROGRAM_BUILD_STATUS:
         return info.value<cl_build_status>(state.status);

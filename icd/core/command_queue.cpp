@@ -32,14 +32,14 @@ constexpr std::size_t kSpareSignals = 64;
 // How long a new queue waits for the hardware queue of one that the application has released.
 constexpr std::uint64_t kRingWaitNs = 200'000'000;
 
-Result<device::Queue*> make_ring(Runtime& runtime) {
-  auto ring = runtime.device().create_queue();
+Result<device::Queue*> make_ring(Runtime& runtime, device::CpuDevice& hardware) {
+  auto ring = hardware.create_queue();
   const std::uint64_t start = mirrorcl::icd::now_ns();
   while (!ring && runtime.released_queues() != 0 && mirrorcl::icd::now_ns() - start < kRingWaitNs) {
     runtime.worker().wake();
     const timespec pause{0, 100'000};
     ::nanosleep(&pause, nullptr);
-    ring = runtime.device().create_queue();
+    ring = hardware.create_queue();
   }
   return ring;
 }
@@ -47,12 +47,16 @@ Result<device::Queue*> make_ring(Runtime& runtime) {
 }  // namespace
 
 _cl_command_queue::_cl_command_queue(_cl_context& context, cl_device_id device, Runtime& runtime)
-    : Object(context.dispatch_data()), context_(&context), device_(device), runtime_(runtime) {}
+    : Object(context.dispatch_data()),
+      context_(&context),
+      device_(device),
+      runtime_(runtime),
+      hardware_(runtime.device(device->index())) {}
 
 Result<_cl_command_queue*> _cl_command_queue::make(_cl_context& context, cl_device_id device, Runtime& runtime,
                                                    cl_command_queue_properties flags,
                                                    std::vector<cl_queue_properties> properties) {
-  auto ring = make_ring(runtime);
+  auto ring = make_ring(runtime, runtime.device(device->index()));
   if (!ring) return tl::unexpected(ring.error());
   auto* queue = new _cl_command_queue(context, device, runtime);
   queue->flags_ = flags;
@@ -64,8 +68,8 @@ Result<_cl_command_queue*> _cl_command_queue::make(_cl_context& context, cl_devi
 _cl_command_queue::~_cl_command_queue() {
   // Commands hold references to their queue, so none is left. Packets that only asked for a notice may be: they name
   // nothing of the queue, and the ring's next owner stands behind them.
-  runtime_.device().destroy_queue(ring_);
-  for (auto* signal : spare_signals_) runtime_.device().destroy_signal(signal);
+  hardware_.destroy_queue(ring_);
+  for (auto* signal : spare_signals_) hardware_.destroy_signal(signal);
   if (let_go_) runtime_.queue_destroyed();
 }
 
@@ -141,7 +145,7 @@ cl_int _cl_command_queue::drive_until(_cl_event& target) {
       }
     }
     if (holder) {
-      holder->wait_for_device(runtime_.device());
+      holder->wait_for_device(hardware_);
     } else {
       target.status_.wait(seen, std::memory_order_acquire);
     }
@@ -230,7 +234,7 @@ void _cl_command_queue::retire_with_device(_cl_event& command, std::int32_t devi
   }
   if (command.printf_buffer_ != nullptr) {
     mirrorcl::icd::write_printed_text(*command.printf_buffer_);
-    runtime_.device().free(std::exchange(command.printf_buffer_, nullptr));
+    hardware_.free(std::exchange(command.printf_buffer_, nullptr));
   }
   cl_int status = CL_COMPLETE;
   if (device_status < 0) {
@@ -290,7 +294,7 @@ bool _cl_command_queue::wait_for_room(const _cl_event& command) noexcept {
 
 bool _cl_command_queue::submit(_cl_event& command, Aftermath& after) {
   if (!wait_for_room(command)) return false;
-  if (auto alive = runtime_.ensure_device(); !alive) {
+  if (auto alive = runtime_.ensure_device(hardware_); !alive) {
     if (&command != head_) return false;  // fails in its turn
     fail_submission(command, alive.error(), after);
     return true;
@@ -329,7 +333,7 @@ bool _cl_command_queue::submit(_cl_event& command, Aftermath& after) {
   command.phase_ = CommandPhase::kWithDevice;
   command.signal_.store(signal, std::memory_order_release);
   command.set_progress(CL_SUBMITTED, after);
-  runtime_.device().submit(ring_, packet);  // there is room; on a device that died meanwhile the packet fails at once
+  hardware_.submit(ring_, packet);  // there is room; on a device that died meanwhile the packet fails at once
   return true;
 }
 
@@ -361,12 +365,12 @@ void _cl_command_queue::notice(std::uint64_t sequence) noexcept {
   device::Packet packet{};
   packet.work_dim = 1;  // and no signal: nobody would read it
   packet.flags = device::Packet::kNotify;
-  if (runtime_.device().submit(ring_, packet)) noticed_sequence_ = submitted_sequence_;
+  if (hardware_.submit(ring_, packet)) noticed_sequence_ = submitted_sequence_;
 }
 
 device::Signal* _cl_command_queue::take_signal() noexcept {
   if (spare_signals_.empty()) {
-    auto signal = runtime_.device().create_signal();
+    auto signal = hardware_.create_signal();
     return signal ? *signal : nullptr;
   }
   device::Signal* signal = spare_signals_.back();
@@ -376,7 +380,7 @@ device::Signal* _cl_command_queue::take_signal() noexcept {
 
 void _cl_command_queue::give_back_signal(device::Signal* signal) noexcept {
   if (spare_signals_.size() >= kSpareSignals) {
-    runtime_.device().destroy_signal(signal);
+    hardware_.destroy_signal(signal);
     return;
   }
   signal->start_ns = 0;

@@ -55,6 +55,7 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   bool profiling() const noexcept { return (flags_ & CL_QUEUE_PROFILING_ENABLE) != 0; }
   const std::vector<cl_queue_properties>& properties() const noexcept { return properties_; }
   mirrorcl::icd::Runtime& runtime() const noexcept { return runtime_; }
+  mirrorcl::device::CpuDevice& hardware() const noexcept { return hardware_; }
 
   // Puts `command` (made for this queue) behind the others and starts it if possible. The events of `wait_list` are
   // valid and of this queue's context. The queue takes over the command; keep a Ref to go on using it.
@@ -113,6 +114,7 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   mirrorcl::icd::Attached<_cl_context> context_;
   const cl_device_id device_;
   mirrorcl::icd::Runtime& runtime_;
+  mirrorcl::device::CpuDevice& hardware_;  // behind device_
   cl_command_queue_properties flags_ = 0;
   std::vector<cl_queue_properties> properties_;
   mirrorcl::device::Queue* ring_ = nullptr;

@@ -1,20 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "icd/core/device.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "base/log.h"
 #include "compiler/client.h"
+#include "device/window.h"
 #include "icd/core/machine.h"
+#include "icd/core/platform.h"
 #include "icd/core/runtime.h"
 
 using mirrorcl::Result;
 
-_cl_device_id::_cl_device_id(_cl_platform_id* platform) noexcept : Object(nullptr), platform_(platform) {}
+_cl_device_id::_cl_device_id(_cl_platform_id* platform, std::uint32_t index) noexcept
+    : Object(nullptr), platform_(platform), index_(index) {}
 
 const mirrorcl::icd::DeviceFacts& _cl_device_id::facts() {
   std::lock_guard lock(mutex_);
-  if (!facts_) facts_ = mirrorcl::icd::read_machine();
+  if (!facts_) {
+    facts_ = mirrorcl::icd::read_machine();
+    const auto count = static_cast<cl_uint>(platform_->devices().size());
+    const cl_uint units = facts_->compute_units;
+    facts_->compute_units = std::max(units / count + (index_ < units % count ? 1 : 0), 1U);
+    facts_->memory_size = facts_->memory_size / count / mirrorcl::window::kPageSize * mirrorcl::window::kPageSize;
+  }
   return *facts_;
 }
 

@@ -17,7 +17,7 @@ namespace mirrorcl::icd {
 
 class Runtime;
 
-// Facts about the machine, read once, at the first question.
+// Facts about the machine, or what of it falls to one of several devices; read once, at the first question.
 struct DeviceFacts {
   std::string name;       // of the processor
   std::string vendor;     // of the processor
@@ -34,9 +34,10 @@ struct DeviceFacts {
 
 struct _cl_device_id : mirrorcl::icd::Object<_cl_device_id> {
  public:
-  explicit _cl_device_id(_cl_platform_id* platform) noexcept;
+  _cl_device_id(_cl_platform_id* platform, std::uint32_t index) noexcept;
 
   _cl_platform_id* platform() const noexcept { return platform_; }
+  std::uint32_t index() const noexcept { return index_; }  // among the platform's devices
   const mirrorcl::icd::DeviceFacts& facts();
 
   // Which device can run kernels here (asked without starting anything), or why none can, in one sentence.
@@ -57,7 +58,8 @@ struct _cl_device_id : mirrorcl::icd::Object<_cl_device_id> {
  private:
   friend struct _cl_platform_id;
 
-  _cl_platform_id* platform_;
+  _cl_platform_id* const platform_;
+  const std::uint32_t index_;
   std::mutex mutex_;
   // Filled at the first question; guarded by mutex_ until then.
   std::optional<mirrorcl::icd::DeviceFacts> facts_;

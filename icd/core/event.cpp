@@ -43,8 +43,8 @@ _cl_event::~_cl_event() {
     settle(CL_INVALID_EVENT, after);
   }
   if (runtime == nullptr) return;
-  if (printf_buffer_ != nullptr) runtime->device().free(printf_buffer_);
-  if (auto* signal = signal_.load(std::memory_order_relaxed)) runtime->device().destroy_signal(signal);
+  if (printf_buffer_ != nullptr) runtime->any_device().free(printf_buffer_);
+  if (auto* signal = signal_.load(std::memory_order_relaxed)) queue_->hardware().destroy_signal(signal);
 }
 
 _cl_event* _cl_event::make_user(_cl_context& context) { return new _cl_event(context); }

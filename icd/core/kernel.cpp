@@ -78,14 +78,16 @@ void _cl_kernel::FreeDeleter::operator()(void* memory) const noexcept {
 }
 
 _cl_kernel* _cl_kernel::make(_cl_program& program, std::shared_ptr<mirrorcl::icd::BuiltProgram> built,
-                             std::size_t index) {
-  return new _cl_kernel(program, std::move(built), index);
+                             std::vector<cl_device_id> devices, std::size_t index) {
+  return new _cl_kernel(program, std::move(built), std::move(devices), index);
 }
 
-_cl_kernel::_cl_kernel(_cl_program& program, std::shared_ptr<mirrorcl::icd::BuiltProgram> built, std::size_t index)
+_cl_kernel::_cl_kernel(_cl_program& program, std::shared_ptr<mirrorcl::icd::BuiltProgram> built,
+                       std::vector<cl_device_id> devices, std::size_t index)
     : Object(program.dispatch_data()),
       program_(&program),
       built_(std::move(built)),
+      devices_(std::move(devices)),
       index_(index),
       image_(&built_->image().kernels[index]),
       block_(reinterpret_cast<std::byte*>(make_block(*image_))),
@@ -96,7 +98,7 @@ _cl_kernel::_cl_kernel(_cl_program& program, std::shared_ptr<mirrorcl::icd::Buil
 }
 
 _cl_kernel* _cl_kernel::clone() const {
-  auto* copy = make(*program_, built_, index_);
+  auto* copy = make(*program_, built_, devices_, index_);
   std::memcpy(copy->block_.get(), block_.get(), block()->size);
   copy->is_set_ = is_set_;
   copy->unset_ = unset_;
@@ -107,6 +109,10 @@ _cl_kernel* _cl_kernel::clone() const {
 }
 
 _cl_kernel::~_cl_kernel() = default;
+
+bool _cl_kernel::runs_on(cl_device_id device) const noexcept {
+  return std::ranges::find(devices_, device) != devices_.end();
+}
 
 void _cl_kernel::on_handle_dead() noexcept {
   program_->kernel_detached();
@@ -233,7 +239,7 @@ ClResult<KernelLaunchState> KernelLaunchState::capture(_cl_kernel& kernel, Runti
   }
 
   const ArgumentBlock* image = kernel.block();
-  void* block = runtime.device().allocate(image->size);
+  void* block = runtime.any_device().allocate(image->size);
   if (block == nullptr) {
     log_error("the window's heap is used up: no room for {} bytes of arguments", image->size);
     return ClError{CL_OUT_OF_RESOURCES};
@@ -258,7 +264,7 @@ void KernelLaunchState::hold(_cl_mem* memory) {
 }
 
 void KernelLaunchState::reset() noexcept {
-  if (arguments_ != nullptr) runtime_->device().free(std::exchange(arguments_, nullptr));
+  if (arguments_ != nullptr) runtime_->any_device().free(std::exchange(arguments_, nullptr));
   for (std::uint32_t i = 0; i < memory_count_; ++i) memory_[i]->release();
   memory_count_ = 0;
   for (_cl_mem* memory : more_memory_) memory->release();

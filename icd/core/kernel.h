@@ -76,7 +76,9 @@ class KernelLaunchState {
 struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
  public:
   // `index`: of the kernel in program.image().kernels.
-  static _cl_kernel* make(_cl_program& program, std::shared_ptr<mirrorcl::icd::BuiltProgram> built, std::size_t index);
+  // `devices`: those of the program that have this executable.
+  static _cl_kernel* make(_cl_program& program, std::shared_ptr<mirrorcl::icd::BuiltProgram> built,
+                          std::vector<cl_device_id> devices, std::size_t index);
   // clCloneKernel: a copy with its own arguments (OpenCL 3.0, 5.9.1).
   _cl_kernel* clone() const;
   ~_cl_kernel();
@@ -87,6 +89,9 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
   _cl_context* context() const noexcept;
   const mirrorcl::compiler::KernelImage& image() const noexcept { return *image_; }
   mirrorcl::icd::BuiltProgram& built() const noexcept { return *built_; }
+  // The devices that can run it.
+  const std::vector<cl_device_id>& devices() const noexcept { return devices_; }
+  bool runs_on(cl_device_id device) const noexcept;
   std::size_t index() const noexcept { return index_; }
 
   // clSetKernelArg and clSetKernelArgSVMPointer with all their checks (5.9.2).
@@ -106,7 +111,8 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
  private:
   friend class mirrorcl::icd::KernelLaunchState;
 
-  _cl_kernel(_cl_program& program, std::shared_ptr<mirrorcl::icd::BuiltProgram> built, std::size_t index);
+  _cl_kernel(_cl_program& program, std::shared_ptr<mirrorcl::icd::BuiltProgram> built,
+             std::vector<cl_device_id> devices, std::size_t index);
   _cl_kernel(const _cl_kernel& other, int);
 
   mirrorcl::device::ArgumentBlock* block() noexcept {
@@ -121,6 +127,7 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
 
   mirrorcl::icd::Attached<_cl_program> program_;
   std::shared_ptr<mirrorcl::icd::BuiltProgram> built_;
+  const std::vector<cl_device_id> devices_;
   std::size_t index_;
   const mirrorcl::compiler::KernelImage* image_;  // in built_
 

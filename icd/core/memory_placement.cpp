@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <string>
 
 #include "hms/json_file.h"
 #include "base/log.h"
@@ -12,13 +13,12 @@
 namespace mirrorcl::icd {
 namespace {
 
-constexpr const char* kDeviceName = "mirrorcl:0";
-
-// The device's memory is what the mirror has moved to it, and all SVM and buffer allocations, which it never moves.
-class DriverMemory final : public hms::DeviceMemory {
+// The first device's memory is what the mirror has moved to it, and all SVM and buffer allocations, which it never
+// moves.
+class FirstDeviceMemory final : public hms::DeviceMemory {
  public:
-  DriverMemory(Runtime& runtime, hms::Uid target)
-      : mirrored_(*runtime.mirror(), runtime.device(), target), allocator_(runtime.allocator()) {}
+  FirstDeviceMemory(Runtime& runtime, hms::Uid target)
+      : mirrored_(*runtime.mirror(), runtime.device(0), target), allocator_(runtime.allocator()) {}
 
   hms::Uid target() const noexcept override { return mirrored_.target(); }
   std::uint64_t free_bytes() const noexcept override { return mirrored_.free_bytes(); }
@@ -71,31 +71,51 @@ Result<std::unique_ptr<MemoryPlacement>> MemoryPlacement::join(Runtime& runtime)
   const auto binder = hms::process_binder();
   if (!binder) return tl::unexpected(binder.error());
   std::unique_ptr<MemoryPlacement> placement(new MemoryPlacement(**binder));
-  const auto before = placement->binder_.topology();
+  for (std::uint32_t i = 0; i < runtime.device_count(); ++i) {
+    if (auto joined = placement->join_device(runtime, i); !joined) return tl::unexpected(joined.error());
+  }
+  if (runtime.mirror() != nullptr) placement->publish(runtime);
+  return placement;
+}
+
+Result<void> MemoryPlacement::join_device(Runtime& runtime, std::uint32_t index) {
+  const auto before = binder_.topology();
   const bool mirrored = runtime.mirror() != nullptr;
-  const mirror::DeviceCapabilities capabilities = runtime.device().capabilities();
+  const mirror::DeviceCapabilities capabilities = runtime.device(index).capabilities();
   hms::ProcessDevice device;
-  device.name = kDeviceName;
+  device.name = "mirrorcl:" + std::to_string(index);
   device.node = best_node(*before);
   device.memory_size = mirrored ? capabilities.memory_size : 0;
   device.memory_cpu_mappable = capabilities.memory_cpu_mappable;
   device.native_atomics = capabilities.native_atomics;
-  auto topology = hms::with_device(*before, device, &placement->device_);
+  Device joined;
+  auto topology = hms::with_device(*before, device, &joined.uids);
   if (!topology) return tl::unexpected(topology.error());
-  placement->binder_.set_topology(std::make_shared<const hms::Topology>(std::move(*topology)));
-  if (mirrored) {
-    placement->memory_ = std::make_unique<DriverMemory>(runtime, placement->device_.target);
-    placement->binder_.add_device(*placement->memory_);
-    runtime.mirror()->publish_topology(hms::to_json(*placement->binder_.topology()));
-    runtime.mirror()->publish_device(runtime.device(), kDeviceName, placement->device_.initiator,
-                                     placement->device_.target);
-    const mirror::Mirror::DeviceUids uids[] = {
-        {&runtime.device(), placement->device_.initiator, placement->device_.target}};
-    if (auto placed = runtime.mirror()->place_by(*placement->binder_.topology(), uids); !placed) {
-      log_warning("pages are placed without regard to the machine's topology: {}", placed.error().message);
-    }
+  binder_.set_topology(std::make_shared<const hms::Topology>(std::move(*topology)));
+  if (mirrored && index == 0) {
+    joined.memory = std::make_unique<FirstDeviceMemory>(runtime, joined.uids.target);
+  } else if (mirrored) {
+    joined.memory =
+        std::make_unique<mirror::MirroredMemory>(*runtime.mirror(), runtime.device(index), joined.uids.target);
   }
-  return placement;
+  if (joined.memory) {
+    binder_.add_device(*joined.memory);
+    runtime.mirror()->publish_device(runtime.device(index), device.name, joined.uids.initiator, joined.uids.target);
+  }
+  devices_.push_back(std::move(joined));
+  return {};
+}
+
+void MemoryPlacement::publish(Runtime& runtime) {
+  const auto topology = binder_.topology();
+  runtime.mirror()->publish_topology(hms::to_json(*topology));
+  std::vector<mirror::Mirror::DeviceUids> uids;
+  for (std::uint32_t i = 0; i < runtime.device_count(); ++i) {
+    uids.push_back({&runtime.device(i), devices_[i].uids.initiator, devices_[i].uids.target});
+  }
+  if (auto placed = runtime.mirror()->place_by(*topology, uids); !placed) {
+    log_warning("pages are placed without regard to the machine's topology: {}", placed.error().message);
+  }
 }
 
 Result<MemoryPlacement*> MemoryPlacement::get(Runtime& runtime) {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where memory lives, for the extension cl_mirrorcl_hms: the driver's device in the process's topology, and joined to
+// Where memory lives, for the extension cl_mirrorcl_hms: the driver's devices in the process's topology, and joined to
 // the process's hbind() (hms/process.h).
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/result.h"
 #include "hms/binder.h"
@@ -14,20 +16,27 @@ namespace mirrorcl::icd {
 
 class MemoryPlacement {
  public:
-  // Looks at the machine and joins the device of `runtime`, at the first call; some tens of milliseconds then.
+  // Looks at the machine and joins the devices of `runtime`, at the first call; some tens of milliseconds then.
   static Result<MemoryPlacement*> get(Runtime& runtime);
 
   hms::Binder& binder() noexcept { return binder_; }
   // The device and its memory in the topology. The ATS device has none of its own: kNoUid.
-  const hms::ProcessDeviceUids& device() const noexcept { return device_; }
+  const hms::ProcessDeviceUids& device(std::uint32_t index) const noexcept { return devices_[index].uids; }
 
  private:
+  struct Device {
+    hms::ProcessDeviceUids uids;
+    std::unique_ptr<hms::DeviceMemory> memory;  // null: none of its own
+  };
+
   explicit MemoryPlacement(hms::Binder& binder) : binder_(binder) {}
   static Result<std::unique_ptr<MemoryPlacement>> join(Runtime& runtime);
+  Result<void> join_device(Runtime& runtime, std::uint32_t index);
+  // Tells the mirror, which places pages by the topology, and by way of it other processes.
+  void publish(Runtime& runtime);
 
   hms::Binder& binder_;
-  hms::ProcessDeviceUids device_;
-  std::unique_ptr<hms::DeviceMemory> memory_;
+  std::vector<Device> devices_;
 };
 
 }  // namespace mirrorcl::icd

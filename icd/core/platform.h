@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The platform "MirrorCL": one per process, with one device. Making it costs nothing: no thread, no file, no device
-// process.
+// The platform "MirrorCL": one per process, with one device or as many as MIRRORCL_DEVICES says. Making it costs
+// nothing: no thread, no file, no device process.
 #pragma once
 
 #include <CL/cl.h>
 
+#include <array>
+#include <span>
 #include <string_view>
 
+#include "device/window.h"
 #include "icd/core/device.h"
 #include "icd/core/object.h"
 
@@ -15,7 +18,8 @@ struct _cl_platform_id : mirrorcl::icd::Object<_cl_platform_id> {
   // Made at the first call, never destroyed.
   static _cl_platform_id& get() noexcept;
 
-  _cl_device_id& device() noexcept { return device_; }
+  // One where kernels run on the ATS device, which cannot be had more than once.
+  std::span<_cl_device_id> devices() noexcept;
 
   // clIcdSetPlatformDispatchDataKHR: every object made from now on carries `data`.
   void set_loader_data(void* data) noexcept;
@@ -23,5 +27,5 @@ struct _cl_platform_id : mirrorcl::icd::Object<_cl_platform_id> {
  private:
   _cl_platform_id() noexcept;
 
-  _cl_device_id device_;
+  std::array<_cl_device_id, mirrorcl::window::kMaxDevices> devices_;
 };

@@ -2,6 +2,7 @@
 #include "icd/core/program.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/log.h"
 #include "compiler/build_options.h"
@@ -82,11 +83,15 @@ std::vector<std::byte> write_binary(const _cl_context& context, cl_program_binar
   return out.take();
 }
 
+}  // namespace
+
 struct BinaryContents {
   cl_program_binary_type type = CL_PROGRAM_BINARY_TYPE_NONE;
   std::string options;
   compiler::ProgramImage image;
 };
+
+namespace {
 
 // kInvalidArgument with the reason.
 Result<BinaryContents> read_binary(const _cl_context& context, std::span<const std::byte> binary) {
@@ -133,79 +138,182 @@ cl_int code_of(const Error& error, BuildKind kind, cl_int failure) {
 
 using namespace mirrorcl::icd;
 
-_cl_program::_cl_program(_cl_context& context) : Object(context.dispatch_data()), context_(&context) {}
+_cl_program::_cl_program(_cl_context& context, std::vector<cl_device_id> devices)
+    : Object(context.dispatch_data()), context_(&context), devices_(std::move(devices)), builds_(devices_.size()) {}
 
 _cl_program* _cl_program::from_source(_cl_context& context, std::string source) {
-  auto* program = new _cl_program(context);
+  auto* program = new _cl_program(context, context.devices());
   program->source_ = std::move(source);
   program->has_source_ = true;
   return program;
 }
 
-ClResult<_cl_program*> _cl_program::from_binary(_cl_context& context, std::span<const std::byte> binary) {
-  auto contents = read_binary(context, binary);
-  if (!contents) {
-    mirrorcl::log_warning("clCreateProgramWithBinary: {}", contents.error().message);
-    return tl::unexpected<cl_int>(CL_INVALID_BINARY);
-  }
-  auto* program = new _cl_program(context);
-  program->state_.options = std::move(contents->options);
-  program->state_.binary_type = contents->type;
-  if (contents->type == CL_PROGRAM_BINARY_TYPE_EXECUTABLE) {
-    program->loaded_executable_ = std::make_shared<BuiltProgram>(std::move(contents->image));
+_cl_program* _cl_program::empty(_cl_context& context, std::vector<cl_device_id> devices) {
+  return new _cl_program(context, std::move(devices));
+}
+
+_cl_program::DeviceBuild _cl_program::load(BinaryContents contents) {
+  DeviceBuild build;
+  build.state.options = std::move(contents.options);
+  build.state.binary_type = contents.type;
+  if (contents.type == CL_PROGRAM_BINARY_TYPE_EXECUTABLE) {
+    build.loaded_executable = std::make_shared<BuiltProgram>(std::move(contents.image));
   } else {
-    program->loaded_object_ = std::make_shared<ProgramImage>(std::move(contents->image));
-    program->state_.object = program->loaded_object_;
+    build.loaded_object = std::make_shared<ProgramImage>(std::move(contents.image));
+    build.state.object = build.loaded_object;
   }
+  return build;
+}
+
+ClResult<_cl_program*> _cl_program::from_binaries(_cl_context& context, std::span<const DeviceBinary> binaries,
+                                                  cl_int* statuses) {
+  std::vector<cl_device_id> devices;
+  std::vector<DeviceBuild> builds;
+  bool valid = true;
+  for (std::size_t i = 0; i < binaries.size(); ++i) {
+    devices.push_back(binaries[i].device);
+    const auto earlier =
+        std::find_if(binaries.begin(), binaries.begin() + static_cast<std::ptrdiff_t>(i),
+                     [&](const auto& other) { return std::ranges::equal(other.bytes, binaries[i].bytes); });
+    const auto same = static_cast<std::size_t>(earlier - binaries.begin());
+    // Mostly all devices get the same: then they share what is made of it.
+    if (same < builds.size()) {
+      builds.push_back(builds[same]);
+      if (statuses != nullptr) statuses[i] = statuses[same];
+      continue;
+    }
+    auto contents = read_binary(context, binaries[i].bytes);
+    if (statuses != nullptr) statuses[i] = contents ? CL_SUCCESS : CL_INVALID_BINARY;
+    builds.push_back(contents ? load(std::move(*contents)) : DeviceBuild{});
+    if (contents) continue;
+    mirrorcl::log_warning("clCreateProgramWithBinary: {}", contents.error().message);
+    valid = false;
+  }
+  if (!valid) return tl::unexpected<cl_int>(CL_INVALID_BINARY);
+  auto* program = new _cl_program(context, std::move(devices));
+  program->builds_ = std::move(builds);
   return program;
 }
 
-cl_int _cl_program::begin(BuildKind kind, const std::string& options) {
-  const auto valid = compiler_client().check_options(kind, options);
-  std::lock_guard lock(mutex_);
-  if (attached_kernels_.load(std::memory_order_relaxed) != 0 || state_.status == CL_BUILD_IN_PROGRESS) {
-    return CL_INVALID_OPERATION;
-  }
-  state_ = {};
-  state_.options = options;
-  if (!valid) {
-    state_.status = CL_BUILD_ERROR;
-    state_.log = valid.error().message + "\n";
-    return CL_INVALID_VALUE;
-  }
-  state_.status = CL_BUILD_IN_PROGRESS;
-  return CL_SUCCESS;
+// --- which devices
+
+std::size_t _cl_program::index_of(cl_device_id device) const noexcept {
+  return static_cast<std::size_t>(std::ranges::find(devices_, device) - devices_.begin());
 }
 
-cl_int _cl_program::build() {
-  const std::string options = build_state().options;
-  if (loaded_object_) return link({loaded_object_}, "");
-  if (loaded_executable_) {
+_cl_program::DeviceSet _cl_program::set_of(cl_device_id device) const noexcept {
+  const std::size_t index = index_of(device);
+  return index < devices_.size() ? DeviceSet{1} << index : 0;
+}
+
+const _cl_program::DeviceBuild& _cl_program::first_of(DeviceSet devices) const noexcept {
+  return builds_[static_cast<std::size_t>(std::countr_zero(devices))];
+}
+
+_cl_program::DeviceSet _cl_program::alike(DeviceSet devices) const noexcept {
+  const DeviceBuild& first = first_of(devices);
+  DeviceSet result = 0;
+  for (std::size_t i = 0; i < builds_.size(); ++i) {
+    const bool same =
+        builds_[i].loaded_executable == first.loaded_executable && builds_[i].loaded_object == first.loaded_object;
+    if (same) result |= devices & DeviceSet{1} << i;
+  }
+  return result;
+}
+
+bool _cl_program::has_executables(DeviceSet devices) const noexcept {
+  for (std::size_t i = 0; i < builds_.size(); ++i) {
+    if ((devices & DeviceSet{1} << i) != 0 && !builds_[i].loaded_executable) return false;
+  }
+  return true;
+}
+
+// --- builds
+
+cl_int _cl_program::begin(BuildKind kind, const std::string& options, DeviceSet devices) {
+  const auto valid = compiler_client().check_options(kind, options);
+  BuildState begun;
+  begun.options = options;
+  begun.status = valid ? CL_BUILD_IN_PROGRESS : CL_BUILD_ERROR;
+  if (!valid) begun.log = valid.error().message + "\n";
+  std::lock_guard lock(mutex_);
+  if (attached_kernels_.load(std::memory_order_relaxed) != 0) return CL_INVALID_OPERATION;
+  for (std::size_t i = 0; i < builds_.size(); ++i) {
+    const bool concerned = (devices & DeviceSet{1} << i) != 0;
+    if (concerned && builds_[i].state.status == CL_BUILD_IN_PROGRESS) return CL_INVALID_OPERATION;
+  }
+  for (std::size_t i = 0; i < builds_.size(); ++i) {
+    if ((devices & DeviceSet{1} << i) != 0) builds_[i].state = begun;
+  }
+  return valid ? CL_SUCCESS : CL_INVALID_VALUE;
+}
+
+void _cl_program::finish(BuildState next, DeviceSet devices) {
+  std::lock_guard lock(mutex_);
+  for (std::size_t i = 0; i < builds_.size(); ++i) {
+    if ((devices & DeviceSet{1} << i) == 0) continue;
+    next.options = std::move(builds_[i].state.options);
+    builds_[i].state = next;
+  }
+}
+
+cl_int _cl_program::build(DeviceSet devices) {
+  cl_int result = CL_SUCCESS;
+  while (devices != 0) {
+    const DeviceSet now = alike(devices);
+    if (const cl_int code = build_alike(now); code != CL_SUCCESS) result = code;
+    devices &= ~now;
+  }
+  return result;
+}
+
+cl_int _cl_program::build_alike(DeviceSet devices) {
+  const DeviceBuild& first = first_of(devices);
+  if (first.loaded_object) return link({first.loaded_object}, "", devices);
+  if (first.loaded_executable) {
     // Built already; building it again with other options changes nothing but the options shown.
-    std::lock_guard lock(mutex_);
-    state_ = {CL_BUILD_SUCCESS, options, "", CL_PROGRAM_BINARY_TYPE_EXECUTABLE, loaded_executable_, nullptr};
+    finish({CL_BUILD_SUCCESS, "", "", CL_PROGRAM_BINARY_TYPE_EXECUTABLE, first.loaded_executable, nullptr}, devices);
     return CL_SUCCESS;
   }
-  return run({source_, options}, CL_PROGRAM_BINARY_TYPE_EXECUTABLE, CL_BUILD_PROGRAM_FAILURE);
+  const std::string options = build_state(devices_[static_cast<std::size_t>(std::countr_zero(devices))]).options;
+  if (take_from_others(options, devices)) return CL_SUCCESS;
+  return run({source_, options}, CL_PROGRAM_BINARY_TYPE_EXECUTABLE, CL_BUILD_PROGRAM_FAILURE, devices);
 }
 
-cl_int _cl_program::compile(std::vector<Header> headers) {
-  return run({source_, build_state().options, BuildKind::kCompile, std::move(headers)},
-             CL_PROGRAM_BINARY_TYPE_COMPILED_OBJECT, CL_COMPILE_PROGRAM_FAILURE);
+// All devices are of one kind: what was built of the source for another one serves these too.
+bool _cl_program::take_from_others(const std::string& options, DeviceSet devices) {
+  std::unique_lock lock(mutex_);
+  for (std::size_t i = 0; i < builds_.size(); ++i) {
+    const BuildState& other = builds_[i].state;
+    const bool serves = (devices & DeviceSet{1} << i) == 0 && other.status == CL_BUILD_SUCCESS && other.built &&
+                        !builds_[i].loaded_executable && !builds_[i].loaded_object && other.options == options;
+    if (!serves) continue;
+    BuildState next = other;
+    lock.unlock();
+    finish(std::move(next), devices);
+    return true;
+  }
+  return false;
 }
 
-cl_int _cl_program::link(const std::vector<std::shared_ptr<const ProgramImage>>& objects, const std::string& options) {
+cl_int _cl_program::compile(std::vector<Header> headers, DeviceSet devices) {
+  const std::string options = build_state(devices_[static_cast<std::size_t>(std::countr_zero(devices))]).options;
+  return run({source_, options, BuildKind::kCompile, std::move(headers)}, CL_PROGRAM_BINARY_TYPE_COMPILED_OBJECT,
+             CL_COMPILE_PROGRAM_FAILURE, devices);
+}
+
+cl_int _cl_program::link(const Objects& objects, const std::string& options, DeviceSet devices) {
   BuildRequest request{"", options, BuildKind::kLink};
   for (const auto& object : objects) request.objects.push_back({object->bitcode, object->flush_denormals});
   const auto parsed = mirrorcl::compiler::parse_link_options(options);
   const bool library = parsed && parsed->create_library;
   return run(request, library ? CL_PROGRAM_BINARY_TYPE_LIBRARY : CL_PROGRAM_BINARY_TYPE_EXECUTABLE,
-             loaded_object_ ? CL_BUILD_PROGRAM_FAILURE : CL_LINK_PROGRAM_FAILURE);
+             first_of(devices).loaded_object ? CL_BUILD_PROGRAM_FAILURE : CL_LINK_PROGRAM_FAILURE, devices);
 }
 
 // By the one thread that has begun the build. `type`: of what comes out; `failure`: the code for an error of the
 // program.
-cl_int _cl_program::run(const BuildRequest& request, cl_program_binary_type type, cl_int failure) {
+cl_int _cl_program::run(const BuildRequest& request, cl_program_binary_type type, cl_int failure, DeviceSet devices) {
   auto outcome = compiler_client().build(request);
   BuildState next;
   next.log = std::move(outcome.log);
@@ -223,21 +331,34 @@ cl_int _cl_program::run(const BuildRequest& request, cl_program_binary_type type
       next.object = std::make_shared<ProgramImage>(std::move(*outcome.image));
     }
   }
-  std::lock_guard lock(mutex_);
-  next.options = std::move(state_.options);
-  state_ = std::move(next);
+  finish(std::move(next), devices);
   return result;
 }
 
-_cl_program::BuildState _cl_program::build_state() const {
+// --- what was built
+
+_cl_program::BuildState _cl_program::build_state(cl_device_id device) const {
   std::lock_guard lock(mutex_);
-  return state_;
+  return builds_[index_of(device)].state;
 }
 
-std::vector<std::byte> _cl_program::binary() const {
+std::pair<std::shared_ptr<BuiltProgram>, std::vector<cl_device_id>> _cl_program::executable() const {
   std::lock_guard lock(mutex_);
-  if (state_.object) return write_binary(*context_, state_.binary_type, *state_.object, state_.options);
-  const BuiltProgram* built = state_.built ? state_.built.get() : loaded_executable_.get();
+  std::shared_ptr<BuiltProgram> built;
+  std::vector<cl_device_id> devices;
+  for (std::size_t i = 0; i < builds_.size(); ++i) {
+    if (!built) built = builds_[i].state.built;
+    if (built && builds_[i].state.built == built) devices.push_back(devices_[i]);
+  }
+  return {built, devices};
+}
+
+std::vector<std::byte> _cl_program::binary(cl_device_id device) const {
+  std::lock_guard lock(mutex_);
+  const DeviceBuild& build = builds_[index_of(device)];
+  const BuildState& state = build.state;
+  if (state.object) return write_binary(*context_, state.binary_type, *state.object, state.options);
+  const BuiltProgram* built = state.built ? state.built.get() : build.loaded_executable.get();
   if (built == nullptr) return {};
-  return write_binary(*context_, CL_PROGRAM_BINARY_TYPE_EXECUTABLE, built->image(), state_.options);
+  return write_binary(*context_, CL_PROGRAM_BINARY_TYPE_EXECUTABLE, built->image(), state.options);
 }

@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -24,6 +25,7 @@
 namespace mirrorcl::icd {
 
 class Runtime;
+struct BinaryContents;
 
 // The result of a successful build. Shared by the program and its kernels, so that building again leaves running
 // kernels alone.
@@ -52,28 +54,43 @@ class BuiltProgram {
 
 struct _cl_program : mirrorcl::icd::Object<_cl_program> {
  public:
+  // Of the devices that a program is for. A set bit: the device of this index in devices().
+  using DeviceSet = std::uint32_t;
+  struct DeviceBinary {
+    cl_device_id device;
+    std::span<const std::byte> bytes;
+  };
+
+  // For all devices of the context.
   static _cl_program* from_source(_cl_context& context, std::string source);
   // For clLinkProgram.
-  static _cl_program* empty(_cl_context& context) { return new _cl_program(context); }
-  // `binary` as CL_PROGRAM_BINARIES gave it; CL_INVALID_BINARY if it is not one of ours or of another version.
-  static mirrorcl::icd::ClResult<_cl_program*> from_binary(_cl_context& context, std::span<const std::byte> binary);
+  static _cl_program* empty(_cl_context& context, std::vector<cl_device_id> devices);
+  // `binaries` as CL_PROGRAM_BINARIES gave them, at most one for each device; CL_INVALID_BINARY if one is not ours or
+  // of another version. `statuses`: null, or an element for each binary: what is wrong with it.
+  static mirrorcl::icd::ClResult<_cl_program*> from_binaries(_cl_context& context,
+                                                             std::span<const DeviceBinary> binaries, cl_int* statuses);
 
   _cl_context* context() const noexcept { return context_.get(); }
   const std::string& source() const noexcept { return source_; }
+  // What it is for (CL_PROGRAM_DEVICES).
+  const std::vector<cl_device_id>& devices() const noexcept { return devices_; }
+  DeviceSet all_devices() const noexcept { return (DeviceSet{1} << devices_.size()) - 1; }
+  // 0 if it is not for `device`.
+  DeviceSet set_of(cl_device_id device) const noexcept;
 
-  // The beginning of a build, compilation or link (OpenCL 3.0, 5.8.2 to 5.8.4): CL_INVALID_OPERATION while kernels are
-  // attached or another one is in progress; CL_INVALID_VALUE if the options are not valid, with the reason in the build
-  // log. After CL_SUCCESS exactly one of the next three must be called, by any thread; what it returns is also in the
-  // state.
-  cl_int begin(mirrorcl::compiler::BuildKind kind, const std::string& options);
+  // The beginning of a build, compilation or link (OpenCL 3.0, 5.8.2 to 5.8.4) for `devices`: CL_INVALID_OPERATION
+  // while kernels are attached or another one is in progress for one of them; CL_INVALID_VALUE if the options are not
+  // valid, with the reason in the build log. After CL_SUCCESS each of the devices must be in exactly one call of the
+  // next three, by any thread; what it returns is also in the state.
+  cl_int begin(mirrorcl::compiler::BuildKind kind, const std::string& options, DeviceSet devices);
   // CL_BUILD_PROGRAM_FAILURE, CL_COMPILER_NOT_AVAILABLE. A program made from the binary of an object or library is
   // linked.
-  cl_int build();
+  cl_int build(DeviceSet devices);
   // CL_COMPILE_PROGRAM_FAILURE, CL_COMPILER_NOT_AVAILABLE.
-  cl_int compile(std::vector<mirrorcl::compiler::Header> headers);
+  cl_int compile(std::vector<mirrorcl::compiler::Header> headers, DeviceSet devices);
   // CL_LINK_PROGRAM_FAILURE, CL_LINKER_NOT_AVAILABLE. `objects`: of the programs to link.
-  cl_int link(const std::vector<std::shared_ptr<const mirrorcl::compiler::ProgramImage>>& objects,
-              const std::string& options);
+  using Objects = std::vector<std::shared_ptr<const mirrorcl::compiler::ProgramImage>>;
+  cl_int link(const Objects& objects, const std::string& options, DeviceSet devices);
 
   struct BuildState {
     cl_build_status status = CL_BUILD_NONE;
@@ -83,29 +100,49 @@ struct _cl_program : mirrorcl::icd::Object<_cl_program> {
     std::shared_ptr<mirrorcl::icd::BuiltProgram> built;              // null unless an executable was built
     std::shared_ptr<const mirrorcl::compiler::ProgramImage> object;  // of a compiled object or library, else null
   };
-  BuildState build_state() const;
-  // CL_PROGRAM_BINARIES: our container of an executable, object or library; empty if there is none.
-  std::vector<std::byte> binary() const;
+  // Of one of devices().
+  BuildState build_state(cl_device_id device) const;
+  // The executable of the first device that has one, and the devices that have the same; null and none.
+  std::pair<std::shared_ptr<mirrorcl::icd::BuiltProgram>, std::vector<cl_device_id>> executable() const;
+  // CL_PROGRAM_BINARIES for one of devices(): our container of an executable, object or library; empty if there is
+  // none.
+  std::vector<std::byte> binary(cl_device_id device) const;
 
-  bool is_from_binary() const noexcept { return loaded_executable_ != nullptr || loaded_object_ != nullptr; }
   bool has_source() const noexcept { return has_source_; }
-  bool has_executable() const noexcept { return loaded_executable_ != nullptr; }
+  // The executables of all `devices` were loaded: building them needs no compiler.
+  bool has_executables(DeviceSet devices) const noexcept;
 
   // Kernel objects that the application holds; while there are any the program cannot be built again.
   void kernel_attached() noexcept { attached_kernels_.fetch_add(1, std::memory_order_relaxed); }
   void kernel_detached() noexcept { attached_kernels_.fetch_sub(1, std::memory_order_relaxed); }
 
  private:
-  explicit _cl_program(_cl_context& context);
-  cl_int run(const mirrorcl::compiler::BuildRequest& request, cl_program_binary_type type, cl_int failure);
+  // For one device. What was loaded does not change.
+  struct DeviceBuild {
+    BuildState state;
+    // One of them if the program was made from binaries.
+    std::shared_ptr<mirrorcl::icd::BuiltProgram> loaded_executable;
+    std::shared_ptr<const mirrorcl::compiler::ProgramImage> loaded_object;
+  };
+
+  _cl_program(_cl_context& context, std::vector<cl_device_id> devices);
+  static DeviceBuild load(mirrorcl::icd::BinaryContents contents);
+  std::size_t index_of(cl_device_id device) const noexcept;
+  const DeviceBuild& first_of(DeviceSet devices) const noexcept;
+  // Those of `devices` for which the same was loaded as for the first of them.
+  DeviceSet alike(DeviceSet devices) const noexcept;
+  cl_int build_alike(DeviceSet devices);
+  bool take_from_others(const std::string& options, DeviceSet devices);
+  cl_int run(const mirrorcl::compiler::BuildRequest& request, cl_program_binary_type type, cl_int failure,
+             DeviceSet devices);
+  // Options stay.
+  void finish(BuildState next, DeviceSet devices);
 
   mirrorcl::icd::Attached<_cl_context> context_;
+  const std::vector<cl_device_id> devices_;
   std::string source_;
   bool has_source_ = false;  // made by clCreateProgramWithSource
-  // One of them in a program made from a binary.
-  std::shared_ptr<mirrorcl::icd::BuiltProgram> loaded_executable_;
-  std::shared_ptr<const mirrorcl::compiler::ProgramImage> loaded_object_;
   std::atomic<std::uint32_t> attached_kernels_{0};
   mutable std::mutex mutex_;
-  BuildState state_;  // guarded by mutex_
+  std::vector<DeviceBuild> builds_;  // in the order of devices_; their states are guarded by mutex_
 };

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "device/ats/ats_device.h"
+#include "icd/core/platform.h"
 
 namespace mirrorcl::icd {
 namespace {
@@ -18,6 +19,14 @@ device::CpuDeviceOptions device_options() {
   result.memory_size = options().device_memory;
   result.private_memory = options().private_memory;
   result.spin_us = options().spin_us;
+  return result;
+}
+
+// Of one of several: its share of the machine.
+device::CpuDeviceOptions device_options(_cl_device_id& device) {
+  device::CpuDeviceOptions result = device_options();
+  result.compute_units = device.facts().compute_units;
+  result.memory_size = device.facts().memory_size;
   return result;
 }
 
@@ -51,8 +60,10 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
   std::unique_ptr<Runtime> runtime(new Runtime);
   if (auto reserved = device::reserve_window(); !reserved) return tl::unexpected(reserved.error());
   if (!choice->ats) {
-    auto started = runtime->start_mirrored_device();
-    if (!started && options().device == DeviceKind::kMirrored) return tl::unexpected(started.error());
+    auto started = runtime->start_mirrored_devices();
+    // Several cannot become one any more.
+    const bool must = options().device == DeviceKind::kMirrored || _cl_platform_id::get().devices().size() > 1;
+    if (!started && must) return tl::unexpected(started.error());
     // Something that only the device process can find out.
     if (!started) *choice = {true, started.error().message};
   }
@@ -62,50 +73,63 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
     if (auto started = runtime->start_ats_device(); !started) return tl::unexpected(started.error());
   }
   runtime->choice_ = std::move(*choice);
-  auto allocator = svm::Allocator::create(*runtime->device_);
+  std::vector<device::CpuDevice*> devices;
+  for (const auto& device : runtime->devices_) devices.push_back(device.get());
+  auto allocator = svm::Allocator::create(devices);
   if (!allocator) return tl::unexpected(allocator.error());
   runtime->allocator_ = std::move(*allocator);
-  runtime->worker_.set_device(*runtime->device_);
+  runtime->worker_.set_device(runtime->any_device());
   if (options().evacuate && runtime->mirror_ != nullptr) {
-    runtime->evacuation_ = std::make_unique<mirror::Evacuation>(*runtime->mirror_, *runtime->device_);
+    runtime->evacuation_ = std::make_unique<mirror::Evacuation>(*runtime->mirror_, runtime->any_device());
   }
   return runtime;
 }
 
-Result<void> Runtime::start_mirrored_device() {
+Result<void> Runtime::start_mirrored_devices() {
   auto mirror = mirror::Mirror::start();
   if (!mirror) return tl::unexpected(mirror.error());
-  auto device = device::CpuDevice::start(device_options());
-  if (!device) return tl::unexpected(device.error());
-  if (auto attached = (*mirror)->attach(**device); !attached) return attached;
+  std::vector<std::unique_ptr<device::CpuDevice>> devices;
+  const std::span<_cl_device_id> shown = _cl_platform_id::get().devices();
+  for (_cl_device_id& each : shown) {
+    auto device = device::CpuDevice::start(shown.size() == 1 ? device_options() : device_options(each));
+    if (!device) return tl::unexpected(device.error());
+    devices.push_back(std::move(*device));
+  }
+  for (const auto& device : devices) {
+    if (auto attached = (*mirror)->attach(*device); !attached) {
+      mirror->reset();  // before the devices that it serves
+      return attached;
+    }
+  }
   mirror_ = std::move(*mirror);
-  device_ = std::move(*device);
+  devices_ = std::move(devices);
   return {};
 }
 
 Result<void> Runtime::start_ats_device() {
   auto device = device::start_ats_device(device_options());
   if (!device) return tl::unexpected(device.error());
-  device_ = std::move(*device);
+  devices_.push_back(std::move(*device));
   return {};
 }
 
 compiler::CodeSpace Runtime::code_space() {
-  return {[this](std::size_t bytes) { return device_->allocate_code(bytes); },
-          [this](void* memory) { device_->free_code(memory); },
-          [this](const char* name) { return device_->firmware_symbol(name); },
-          [this](void* start, std::size_t bytes) { return device_->make_executable(start, bytes); }};
+  device::CpuDevice* device = &any_device();
+  return {[device](std::size_t bytes) { return device->allocate_code(bytes); },
+          [device](void* memory) { device->free_code(memory); },
+          [device](const char* name) { return device->firmware_symbol(name); },
+          [device](void* start, std::size_t bytes) { return device->make_executable(start, bytes); }};
 }
 
-Result<void> Runtime::restart_device() {
+Result<void> Runtime::restart_device(device::CpuDevice& device) {
   std::lock_guard lock(restart_mutex_);
-  if (!device_->lost()) return {};
+  if (!device.lost()) return {};
   log_warning("the device process died; starting a new one");
-  if (auto restarted = device_->restart(); !restarted) {
+  if (auto restarted = device.restart(); !restarted) {
     log_error("the device cannot be started again: {}", restarted.error().message);
     return restarted;
   }
-  return mirror_ != nullptr ? mirror_->attach(*device_) : Result<void>();
+  return mirror_ != nullptr ? mirror_->attach(device) : Result<void>();
 }
 
 cl_int report(const Error& error) noexcept {

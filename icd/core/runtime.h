@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands behind every OpenCL object of the process: the mirror, the device process, the allocator of coherent
+// What stands behind every OpenCL object of the process: the mirror, the device processes, the allocator of coherent
 // memory and the host worker. Started by the first call that needs them (a command queue, an SVM allocation, a buffer),
 // never by loading the platform or making a context.
 //
@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "base/result.h"
 #include "compiler/loader.h"
@@ -33,7 +34,11 @@ class Runtime {
   // The runtime if it runs already, else null. Never starts anything.
   static Runtime* if_started() noexcept;
 
-  device::CpuDevice& device() noexcept { return *device_; }
+  // As many as the platform shows.
+  device::CpuDevice& device(std::uint32_t index) noexcept { return *devices_[index]; }
+  std::uint32_t device_count() const noexcept { return static_cast<std::uint32_t>(devices_.size()); }
+  // For what serves all devices: argument memory, code space, notices.
+  device::CpuDevice& any_device() noexcept { return *devices_.front(); }
   // Null with the ATS device, which needs none.
   mirror::Mirror* mirror() noexcept { return mirror_.get(); }
   // The kind of device that was started.
@@ -50,13 +55,13 @@ class Runtime {
 
   // Before each launch: if the device process died, starts a new one over the same device memory and gives it to the
   // mirror again. One load while the device lives.
-  Result<void> ensure_device() {
-    if (!device_->lost()) [[likely]]
+  Result<void> ensure_device(device::CpuDevice& device) {
+    if (!device.lost()) [[likely]]
       return {};
-    return restart_device();
+    return restart_device(device);
   }
-  // Before each launch: the device sees every change of the address space that has returned to its caller, and the
-  // present contents of memory that it sees through snapshots.
+  // Before each launch: the devices see every change of the address space that has returned to its caller, and the
+  // present contents of memory that they see through snapshots.
   void refresh_view() noexcept {
     if (mirror_ == nullptr) return;
     mirror_->drain_events();
@@ -67,12 +72,12 @@ class Runtime {
   Runtime() = default;
   static Result<std::unique_ptr<Runtime>> start();
   // Each leaves nothing running if it fails.
-  Result<void> start_mirrored_device();
+  Result<void> start_mirrored_devices();
   Result<void> start_ats_device();
-  Result<void> restart_device();
+  Result<void> restart_device(device::CpuDevice& device);
 
   DeviceChoice choice_;
-  std::unique_ptr<device::CpuDevice> device_;
+  std::vector<std::unique_ptr<device::CpuDevice>> devices_;
   std::unique_ptr<mirror::Mirror> mirror_;
   std::unique_ptr<mirror::Evacuation> evacuation_;  // null but in the test mode
   std::unique_ptr<svm::Allocator> allocator_;
