@@ -81,6 +81,8 @@ bool environment_is_set(const char* name) {
 Platform find_platform() {
   const char* wanted = std::getenv("MIRRORCL_TEST_PLATFORM");  // NOLINT(concurrency-mt-unsafe)
   std::string text = wanted != nullptr ? wanted : "MirrorCL";
+  const char* wanted_device = std::getenv("MIRRORCL_TEST_DEVICE");  // NOLINT(concurrency-mt-unsafe)
+  const std::size_t device_index = wanted_device != nullptr ? std::strtoul(wanted_device, nullptr, 10) : 0;
   cl_uint count = 0;
   if (clGetPlatformIDs(0, nullptr, &count) != CL_SUCCESS) return {};
   std::vector<cl_platform_id> ids(count);
@@ -91,7 +93,11 @@ Platform find_platform() {
     Platform found;
     found.name = name;
     if (found.name.find(text) == std::string::npos) continue;
-    if (clGetDeviceIDs(id, CL_DEVICE_TYPE_ALL, 1, &found.device, nullptr) != CL_SUCCESS) continue;
+    if (clGetDeviceIDs(id, CL_DEVICE_TYPE_ALL, 0, nullptr, &found.device_count) != CL_SUCCESS) continue;
+    std::vector<cl_device_id> devices(found.device_count);
+    if (clGetDeviceIDs(id, CL_DEVICE_TYPE_ALL, found.device_count, devices.data(), nullptr) != CL_SUCCESS) continue;
+    if (device_index >= devices.size()) continue;
+    found.device = devices[device_index];
     found.id = id;
     found.is_mirrorcl = found.name.find("MirrorCL") != std::string::npos;
     clGetDeviceInfo(found.device, CL_DEVICE_SVM_CAPABILITIES, sizeof found.svm, &found.svm, nullptr);

@@ -4,6 +4,7 @@
 //
 // The tests use nothing but the OpenCL 3.0 API through the loader, so they run on any platform:
 //   MIRRORCL_TEST_PLATFORM=text   test the first platform whose name contains `text` (default "MirrorCL")
+//   MIRRORCL_TEST_DEVICE=1        test this device of it, counted from 0 (default 0)
 //   MIRRORCL_TEST_ASSUME_SYSTEM=1 run the system-memory tests though the device does not claim fine-grain system SVM
 // A test of something that the device does not claim is skipped and says so.
 #pragma once
@@ -37,7 +38,8 @@ std::string error_name(cl_int code);
 
 struct Platform {
   cl_platform_id id = nullptr;
-  cl_device_id device = nullptr;  // its first device
+  cl_device_id device = nullptr;  // its first device, or that of MIRRORCL_TEST_DEVICE
+  cl_uint device_count = 0;       // of the platform
   std::string name;
   cl_device_svm_capabilities svm = 0;
   bool is_mirrorcl = false;

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -165,7 +166,9 @@ class DeviceProcess : public Processes {
     std::vector<int> data(16);
     run(fill_, data.size(), data.data(), 0);  // starts it
     devices_ = device_processes_of(getpid());
-    ASSERT_EQ(devices_.size(), 1u) << "found by the window that it shares with this process";
+    // Those of a former test's end start again when they are used.
+    ASSERT_TRUE(!devices_.empty() && devices_.size() <= platform().device_count)
+        << "found by the window that it shares with this process";
   }
   void kill_device() {
     for (pid_t device : device_processes_of(getpid())) ::kill(device, SIGKILL);
@@ -178,15 +181,15 @@ TEST_F(DeviceProcess, KilledWhileIdle) {
   run(fill_, kCount, data.data(), 100);
   kill_device();
   EXPECT_TRUE(holds_series(data.data(), kCount, 100)) << "what only device memory held was lost";
-  ASSERT_TRUE(wait_until([&] { return process_is_gone(*devices_.begin()); }, seconds(10)));
+  ASSERT_TRUE(wait_until([&] { return std::ranges::all_of(devices_, process_is_gone); }, seconds(10)));
   // The loss may be noticed by the first launch, which then fails; from the second on all is well.
   Event first = launch(fill_, kCount, data.data(), 200);
   clFinish(queue());
   if (event_status(first) != CL_COMPLETE) run(fill_, kCount, data.data(), 200);
   EXPECT_TRUE(holds_series(data.data(), kCount, 200));
   std::set<pid_t> now = device_processes_of(getpid());
-  EXPECT_EQ(now.size(), 1u);
-  EXPECT_NE(now, devices_);
+  EXPECT_EQ(now.size(), 1u) << "only the device that is used starts again";
+  EXPECT_FALSE(devices_.contains(*now.begin()));
 }
 
 TEST_F(DeviceProcess, KilledInTheMiddleOfAKernel) {
@@ -223,7 +226,7 @@ TEST_F(DeviceProcess, SvmAndBufferContentsSurviveItsDeath) {
   run(fill_, kCount, svm, 1);
   run(fill_, kCount, buffer.get(), 2);
   kill_device();
-  ASSERT_TRUE(wait_until([&] { return process_is_gone(*devices_.begin()); }, seconds(10)));
+  ASSERT_TRUE(wait_until([&] { return std::ranges::all_of(devices_, process_is_gone); }, seconds(10)));
   EXPECT_TRUE(holds_series(svm, kCount, 1));
   std::vector<int> copy(kCount);
   EXPECT_CL(CL_SUCCESS, clEnqueueReadBuffer(queue(), buffer.get(), CL_TRUE, 0, kCount * sizeof(int), copy.data(), 0,
