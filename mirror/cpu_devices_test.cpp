@@ -226,6 +226,62 @@ TEST_F(CpuDevicesTest, WhatADeadDeviceHadGoesToTheOther) {
   EXPECT_LT(mirror_->statistics().pages_to_host, kBulk);
 }
 
+// Both and the host add to words of their own in the same pages. One is killed in the middle of a kernel that would
+// never end; nothing of what the others added is lost.
+TEST_F(CpuDevicesTest, OneDiesWhileTheOtherAndTheHostGoOn) {
+  constexpr std::size_t kPages = 64;
+  constexpr std::uint64_t kRepeats = 500;
+  constexpr std::size_t kStride = kPageSize / sizeof(std::uint32_t);
+  constexpr std::size_t kHost = kDevices;  // whose word it is, after the devices'
+  std::vector<std::uint32_t> words(kPages * kStride);
+  auto* sizes = shared_array<std::uint64_t>(6);  // work-groups along y step through the pages, along z repeat it
+  sizes[0] = kStride;
+  Queue* queues[] = {queue_, *second_->create_queue()};
+  std::atomic<bool> stop{false};
+  std::uint32_t by_host = 0;
+  std::thread host([&] {
+    for (; !stop; ++by_host) {
+      for (std::size_t page = 0; page < kPages; ++page)
+        __atomic_fetch_add(&words[page * kStride + kHost], 1, __ATOMIC_RELAXED);
+    }
+  });
+  const auto launch_adding = [&](std::size_t on, std::uint64_t repeats) {
+    Grid grid;
+    grid.groups[1] = kPages;
+    grid.groups[2] = repeats;
+    grid.dims = 3;
+    Signal* signal = *device(on).create_signal();
+    EXPECT_TRUE(
+        device(on).submit(queues[on], packet(kernel_count_items, arguments({&words[on], sizes}), signal, grid)));
+    return signal;
+  };
+  std::uint64_t completed[kDevices] = {};
+  for (std::size_t round = 0; round < 6; ++round) {
+    const std::size_t victim = round % kDevices;
+    const std::size_t survivor = 1 - victim;
+    Signal* endless = launch_adding(victim, 1'000'000'000);
+    Signal* running = launch_adding(survivor, kRepeats);
+    for (int i = 0; i < 20'000 && endless->load_status() != kStatusRunning; ++i) usleep(1000);
+    usleep(static_cast<useconds_t>(1000 * round));
+    ASSERT_EQ(kill(device(victim).process_id(), SIGKILL), 0);
+    EXPECT_EQ(device(victim).wait(endless, kPatience), kStatusDeviceLost);
+    EXPECT_EQ(device(survivor).wait(running, kPatience), kStatusComplete);
+    EXPECT_EQ(device(survivor).wait(launch_adding(survivor, kRepeats), kPatience), kStatusComplete);
+    completed[survivor] += 2;
+    ASSERT_TRUE(device(victim).restart().has_value());
+    ASSERT_TRUE(mirror_->attach(device(victim)).has_value());
+    if (round % 2 == 1)
+      mirror_->bring_home({page_down(reinterpret_cast<std::uint64_t>(words.data())), kPages * kPageSize});
+  }
+  stop = true;
+  host.join();
+  for (std::size_t page = 0; page < kPages; ++page) {
+    const std::uint32_t* word = &words[page * kStride];
+    EXPECT_EQ(word[kHost], by_host) << "page " << page;
+    for (std::size_t i = 0; i < kDevices; ++i) EXPECT_GE(word[i], completed[i] * kRepeats) << "page " << page;
+  }
+}
+
 class CpuDevicesModelTest : public CpuDevicesTest {
  protected:
   void SetUp() override {
