@@ -28,6 +28,8 @@ int run_named_probe(const std::vector<std::string>& probe) {
   if (probe.size() == 2 && probe[0] == "bare-fault") return bare_fault_probe(std::stoi(probe[1]));
   if (probe.size() == 2 && probe[0] == "startup") return startup_probe(probe[1]);
   if (probe.size() == 2 && probe[0] == "first-touch") return first_touch_probe(probe[1]);
+  if (probe.size() == 2 && probe[0] == "pressure") return pressure_probe(probe[1]);
+  if (probe.size() == 2 && probe[0] == "idle") return idle_probe(probe[1]);
   std::fprintf(stderr, "no such probe\n");
   return 2;
 }
@@ -59,6 +61,8 @@ int run(const Arguments& arguments) {
   add_build_benchmarks(setup);
   add_ping_pong_benchmarks(setup);
   add_startup_benchmarks(setup);
+  add_pressure_benchmarks(setup);
+  add_idle_benchmarks(setup);
   benchmark::RunSpecifiedBenchmarks(&report);
   report.print_table();
   return mirrorcl == nullptr || report.any_errors() ? 1 : 0;

@@ -72,5 +72,7 @@ void add_launch_benchmarks(const Setup& setup);
 void add_build_benchmarks(const Setup& setup);
 void add_ping_pong_benchmarks(const Setup& setup);
 void add_startup_benchmarks(const Setup& setup);
+void add_pressure_benchmarks(const Setup& setup);
+void add_idle_benchmarks(const Setup& setup);
 
 }  // namespace mirrorcl::bench

@@ -17,5 +17,7 @@ std::map<std::string, double> run_probe(const std::string& name, const std::vect
 int bare_fault_probe(int batches);
 int startup_probe(const std::string& platform);
 int first_touch_probe(const std::string& platform);
+int pressure_probe(const std::string& platform);
+int idle_probe(const std::string& platform);  // "none": without one
 
 }  // namespace mirrorcl::bench

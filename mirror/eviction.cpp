@@ -32,8 +32,10 @@ Outcome Migrator::make_room(AttachedDevice& device, std::uint64_t bytes, const B
   const std::uint64_t batch = std::min(kBatch, device->capabilities().memory_size / 4);
   const std::uint64_t goal = std::max(bytes, batch) / kPageSize;  // pages
   std::uint64_t freed = 0;
-  // Twice around: the first time forgives what was used recently.
-  for (std::size_t left = 2 * blocks_.size(); left > 0 && freed < goal; --left) {
+  // Three times around: the first forgives what was used recently, and only the last takes what the program has bound
+  // to the device's memory.
+  const std::size_t count = blocks_.size();
+  for (std::size_t left = 3 * count; left > 0 && freed < goal; --left) {
     Block* block = blocks_.next(device.clock_hand);
     if (block == nullptr) block = blocks_.next(0);
     if (block == nullptr) break;
@@ -43,7 +45,7 @@ Outcome Migrator::make_room(AttachedDevice& device, std::uint64_t bytes, const B
     if (block == &keep || pages == 0) continue;
     const bool recently_used = (block->recently_used & device.set()) != 0;
     block->recently_used &= static_cast<DeviceSet>(~device.set());
-    if (recently_used) continue;
+    if (recently_used || (left > count && placement_.is_bound(block->base(), device.index))) continue;
     const Cause cause = std::exchange(cause_, {cause_.requester, cause_.access, hms::Reason::kEvicted});
     const Outcome outcome = bring_home(block->range(), device.set());
     cause_ = cause;
