@@ -334,5 +334,22 @@ TEST_F(SharedDeviceMemory, TakenBackFromOneItFaultsThereAndServesTheOthers) {
   EXPECT_EQ(*inside, 10U);
 }
 
+// Where the mapping is replaced there is a moment in which nothing can be there: the kernel must not notice.
+TEST_F(SharedDeviceMemory, TakenBackAndGivenAgainUnderARunningKernel) {
+  auto* word = reinterpret_cast<std::uint32_t*>(memory_ + 1000);
+  auto* sizes = shared_array<std::uint64_t>(6);
+  constexpr std::uint64_t kGroups = 300'000;
+  const Range page{start_of_memory(), 2 * window::kPageSize};
+  Signal* adding = launch_on(1, kernel_count_items, {word, sizes}, all_at_one_word(kGroups));
+  int times = 0;
+  do {
+    ASSERT_TRUE(others_[0]->unshare(page));
+    ASSERT_TRUE(others_[0]->share_of(*device_, page));
+    ++times;
+  } while (adding->load_status() > kStatusComplete);
+  EXPECT_EQ(adding->load_status(), kStatusComplete) << fault_kind_name(adding->error.kind) << " after " << times;
+  EXPECT_EQ(*word, kGroups);
+}
+
 }  // namespace
 }  // namespace mirrorcl::device

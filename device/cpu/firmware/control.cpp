@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include <atomic>
+
 #include "base/raw_syscall.h"
 #include "device/cpu/firmware/unit.h"
 #include "device/cpu/startup.h"
@@ -19,7 +21,34 @@ bool is_device_range(std::uint64_t start, std::uint64_t size) noexcept {
          end <= window::kUserSpaceEnd && (end <= window::kWindow.start || start >= window::kWindow.end());
 }
 
-long serve(const device::MapRequest& request, int fd) noexcept {
+// What one of A's channels has made inaccessible, for it to be something else in a moment.
+struct ClosedRange {
+  std::atomic<std::uint64_t> start;
+  std::atomic<std::uint64_t> end;  // 0: none
+};
+constinit ClosedRange closed_ranges[2] = {};
+// Bumped after a range is said to be closed and before it is, and after it is open again.
+constinit std::atomic<std::uint32_t> changes{0};
+
+void close_range(ClosedRange& closed, const device::MapRequest& request) noexcept {
+  closed.start.store(request.start);
+  closed.end.store(request.start + request.size);
+  changes.fetch_add(1);
+}
+
+void open_range(ClosedRange& closed) noexcept {
+  closed.end.store(0);
+  changes.fetch_add(1);
+}
+
+bool is_closed(std::uint64_t address) noexcept {
+  for (const ClosedRange& closed : closed_ranges) {
+    if (address < closed.end.load() && address >= closed.start.load()) return true;
+  }
+  return false;
+}
+
+long change(const device::MapRequest& request, int fd) noexcept {
   if (!is_device_range(request.start, request.size)) return -EINVAL;
   if (request.kind == device::MapRequest::kProtect) {
     return raw_syscall(SYS_mprotect, request.start, request.size, request.protection);
@@ -30,8 +59,17 @@ long serve(const device::MapRequest& request, int fd) noexcept {
   return mapped == static_cast<long>(request.start) ? 0 : mapped;
 }
 
+// A unit that runs into what is closed waits, so the order is: said to be closed, closed, open, said to be open.
+long serve(ClosedRange& closed, const device::MapRequest& request, int fd) noexcept {
+  const bool closes = request.protection == PROT_NONE;
+  if (closes) close_range(closed, request);
+  const long result = change(request, fd);
+  if (!closes || result != 0) open_range(closed);
+  return result;
+}
+
 // False at the end of A.
-bool answer_request(int socket) noexcept {
+bool answer_request(int socket, ClosedRange& closed) noexcept {
   device::MapRequest request{};
   iovec part{&request, sizeof request};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -46,13 +84,22 @@ bool answer_request(int socket) noexcept {
   int fd = -1;
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   if (header != nullptr && header->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(header), sizeof fd);
-  device::MapAnswer answer{request.sequence, static_cast<std::int32_t>(serve(request, fd))};
+  device::MapAnswer answer{request.sequence, static_cast<std::int32_t>(serve(closed, request, fd))};
   if (fd >= 0) raw_syscall(SYS_close, fd);
   raw_syscall(SYS_sendto, socket, &answer, sizeof answer, MSG_NOSIGNAL, nullptr, 0);
   return true;
 }
 
 }  // namespace
+
+std::uint32_t wait_for_changes(std::uint64_t address) noexcept {
+  constexpr std::uint64_t kPatienceNs = 10'000'000'000;
+  for (const std::uint64_t start = now_ns();;) {
+    const std::uint32_t seen = changes.load();
+    if (!is_closed(address) || now_ns() - start > kPatienceNs) return seen;
+    raw_syscall(SYS_sched_yield);
+  }
+}
 
 [[noreturn]] void run_control() noexcept {
   pollfd watched[3] = {{device::kApplicationFd, POLLIN, 0},
@@ -63,8 +110,9 @@ bool answer_request(int socket) noexcept {
     if (ready <= 0) continue;
     // In the application's own memory nothing is mapped on request; whatever becomes readable is an end.
     if (watched[0].revents != 0 || shares_memory) raw_syscall(SYS_exit_group, 0);
-    for (const pollfd& socket : {watched[1], watched[2]}) {
-      if (socket.revents != 0 && !answer_request(socket.fd)) raw_syscall(SYS_exit_group, 0);
+    for (int i = 0; i < 2; ++i) {
+      const pollfd& socket = watched[1 + i];
+      if (socket.revents != 0 && !answer_request(socket.fd, closed_ranges[i])) raw_syscall(SYS_exit_group, 0);
     }
   }
 }

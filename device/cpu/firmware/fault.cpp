@@ -97,6 +97,15 @@ Failure explain(Unit* unit, int number, const siginfo_t* info, const greg_t* reg
   }
 }
 
+// Whether the access was refused only because the address space was being changed: then it is made once more. At most
+// one try too many for each change.
+bool may_try_again(Unit* unit, const void* address) noexcept {
+  const std::uint32_t changes = wait_for_changes(reinterpret_cast<std::uint64_t>(address));
+  if (changes == unit->changes_seen) return false;
+  unit->changes_seen = changes;
+  return true;
+}
+
 void on_signal(int number, siginfo_t* info, void* frame) {
   auto* context = static_cast<ucontext_t*>(frame);
   greg_t* registers = context->uc_mcontext.gregs;
@@ -118,6 +127,7 @@ void on_signal(int number, siginfo_t* info, void* frame) {
     failure = {kind, unit->state->fault_address.load(std::memory_order_relaxed)};
   } else {
     if (unit->running == 0) die("fault outside of a kernel at", static_cast<std::uint64_t>(registers[REG_RIP]));
+    if (number == SIGSEGV && info->si_code == SEGV_ACCERR && may_try_again(unit, info->si_addr)) return;
     failure = explain(unit, number, info, registers);
   }
   record_failure(unit, failure.kind, failure.address, static_cast<std::uint64_t>(registers[REG_RIP]));

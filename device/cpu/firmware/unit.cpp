@@ -18,12 +18,6 @@ using device::Packet;
 using device::Queue;
 using device::Signal;
 
-std::uint64_t now_ns() noexcept {
-  timespec time{};
-  raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &time);
-  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_nsec);
-}
-
 std::uint32_t chunks_of(const Packet& packet) noexcept {
   return packet.chunk_count != 0 ? packet.chunk_count : 1;
 }
@@ -268,6 +262,12 @@ void run_claim(Unit* unit, const Claim& claim) noexcept {
 }
 
 }  // namespace
+
+std::uint64_t now_ns() noexcept {
+  timespec time{};
+  raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &time);
+  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_nsec);
+}
 
 void record_failure(Unit* unit, FaultKind kind, std::uint64_t address, std::uint64_t instruction) noexcept {
   Packet& packet = *unit->packet;

@@ -42,8 +42,9 @@ struct Unit {
   device::FaultKind unrunnable;  // not kNone: the packet cannot be run, say for its local memory
   std::uint64_t total_groups;
   std::uint32_t printf_position;
-  std::uint64_t group[3];  // the running work-group
-  std::uint64_t sleeps;    // statistics for debuggers
+  std::uint64_t group[3];      // the running work-group
+  std::uint32_t changes_seen;  // of the address space, when this unit was last refused an access
+  std::uint64_t sleeps;        // statistics for debuggers
   PoclContext context;
   void* arguments[kMaxArguments];       // what PoCL calls args
   void* local_pointers[kMaxArguments];  // arguments[i] points here for local memory
@@ -63,8 +64,17 @@ extern bool shares_memory;
 // This device's part of the control region.
 extern device::DeviceControl device_control;
 
+// unit.cpp
+// CLOCK_MONOTONIC.
+std::uint64_t now_ns() noexcept;
+
+// control.cpp
 // What the control thread does from then on.
 [[noreturn]] void run_control() noexcept;
+// Waits while the control thread is about to make `address` accessible again, for ten seconds at most; returns how many
+// changes of the address space it has begun or finished until then. If none came since the last refusal, the next try
+// of the access would be refused too.
+std::uint32_t wait_for_changes(std::uint64_t address) noexcept;
 
 // The unit's thread; never returns.
 void run_unit(void* unit);
