@@ -301,14 +301,14 @@ class CpuDevicesModelTest : public CpuDevicesTest {
 };
 
 TEST_F(CpuDevicesModelTest, DefaultPolicy) {
-  run_programs({}, 15'000'000, 300'000);
+  run_programs({}, 15'000'000, 200'000);
 }
 
 TEST_F(CpuDevicesModelTest, EverythingThatReturnsBecomesCoherent) {
   MirrorOptions options;
   options.coherent_after_returns = 1;
   options.coherent_window_ms = 100'000;
-  run_programs(options, 16'000'000, 200'000);
+  run_programs(options, 16'000'000, 100'000);
 }
 
 }  // namespace

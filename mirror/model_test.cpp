@@ -19,7 +19,8 @@ class ModelTest : public MirrorTest {
     Model model(*mirror_, device);
     run(model, first_seed, operations);
   }
-  void run_on_two_devices(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
+  void run_on_two_devices(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations,
+                          bool locks = true) {
     setenv("MIRRORCL_LOG", "error", 0);
     init_log();
     ASSERT_NO_FATAL_FAILURE(start(options));
@@ -29,6 +30,7 @@ class ModelTest : public MirrorTest {
     FakeModelDevice other(second);
     Model model(*mirror_, device);
     model.add_device(other);
+    if (!locks) model.leave_out_mlock();  // docs/status.md, "Locked memory"
     run(model, first_seed, operations);
     EXPECT_GT(statistics().pages_between_devices, 0U);
     mirror_.reset();
@@ -79,7 +81,7 @@ TEST_F(ModelTest, TwoDevicesWhereEverythingThatReturnsBecomesCoherent) {
   MirrorOptions options;
   options.coherent_after_returns = 1;
   options.coherent_window_ms = 100'000;
-  run_on_two_devices(options, 6'000'000, 200'000);
+  run_on_two_devices(options, 6'000'000, 200'000, false);
 }
 
 TEST_F(ModelTest, TwoDevicesWhereNothingBecomesCoherent) {
