@@ -36,12 +36,13 @@ cl_int CL_API_CALL clGetDeviceIDs(cl_platform_id platform, cl_device_type device
                    CL_INVALID_DEVICE_TYPE);
     MIRRORCL_GUARD(devices == nullptr || num_entries != 0, CL_INVALID_VALUE);
     MIRRORCL_GUARD(devices != nullptr || num_devices != nullptr, CL_INVALID_VALUE);
-    const bool found = (device_type & (CL_DEVICE_TYPE_DEFAULT | CL_DEVICE_TYPE_CPU)) != 0;
-    const std::span<_cl_device_id> all = _cl_platform_id::get().devices();
-    if (num_devices != nullptr) *num_devices = found ? static_cast<cl_uint>(all.size()) : 0;
-    MIRRORCL_GUARD(found, CL_DEVICE_NOT_FOUND);
-    for (std::size_t i = 0; devices != nullptr && i < std::min<std::size_t>(num_entries, all.size()); ++i) {
-      devices[i] = &all[i];
+    std::span<_cl_device_id> found = _cl_platform_id::get().devices();
+    // There is one default device; all are CPUs.
+    if ((device_type & CL_DEVICE_TYPE_CPU) == 0) found = found.first((device_type & CL_DEVICE_TYPE_DEFAULT) != 0);
+    if (num_devices != nullptr) *num_devices = static_cast<cl_uint>(found.size());
+    MIRRORCL_GUARD(!found.empty(), CL_DEVICE_NOT_FOUND);
+    for (std::size_t i = 0; devices != nullptr && i < std::min<std::size_t>(num_entries, found.size()); ++i) {
+      devices[i] = &found[i];
     }
     return CL_SUCCESS;
   });
