@@ -57,7 +57,8 @@ Outcome Migrator::make_coherent(AttachedDevice& device, Block& block, unsigned p
   auto mapping = space_.query(block.base() + page * kPageSize);
   if (!mapping || !mapping->migratable()) return Outcome::kFailed;
   PageMask wanted = PageMask(region) & PageMask(block.pages(mapping->range)) & block.registered() & ~block.coherent() &
-                    ~block.snapshot() & ~block.discarding() & ~block.stays_private();
+                    ~block.snapshot() & ~block.discarding() & ~block.stays_private() &
+                    ~churn_.recent(block.base(), now_ns());
   wanted &= ~(block.device() & ~block.device(device.index)) & ~(block.copied() & ~block.tracked(device.index));
   if (!wanted.test(page)) return Outcome::kFailed;
   drop_other_copies(device, block, wanted);
@@ -106,7 +107,7 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
   Range range = block.range(run);
   int error = on_device([&] { return shared(device).adopt(range, bounce_); });
   if (error == 0) {
-    error = replace_mapping(range, &device);
+    error = replace_mapping(range, HostAgent::Expect::kPrivate, &device);
     if (error != 0) on_device([&] { return shared(device).release(range, bounce_); });
   }
   if (error == -EAGAIN) return Outcome::kAgain;
@@ -135,7 +136,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
     PageRun part = block.pages(mapping->range);
     part = {page, std::min(part.end(), run.end()) - page};
     Range range = block.range(part);
-    int error = replace_mapping(range, nullptr);
+    int error = replace_mapping(range, HostAgent::Expect::kShared, nullptr);
     if (passes(error)) return Outcome::kAgain;
     if (error != 0) {
       log_error("coherent memory at {:#x} cannot be made private again: error {}", range.start, -error);
@@ -164,16 +165,13 @@ Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault)
 
 // Puts an empty registered mapping, or one of shared memory, in the place of `range`, which must lie in one mapping. 0,
 // -EAGAIN (events touch the range), or -errno with nothing changed.
-int Migrator::replace_mapping(Range range, AttachedDevice* sharer) noexcept {
+//
+// If one application thread unmaps the range and another gets the same addresses between the agent's look and its call,
+// the other's mapping is replaced. It shows zeros then, as he expects unless he has written there already.
+int Migrator::replace_mapping(Range range, HostAgent::Expect expected, AttachedDevice* sharer) noexcept {
   auto mapping = space_.query(range.start);
   if (!mapping || mapping->range.end() < range.end()) return -EAGAIN;
-  Range scratch{kScratch.start, range.size};
-  const bool to_share = sharer != nullptr;
-  int flags = MAP_FIXED | (to_share ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-  long address = raw_syscall(SYS_mmap, scratch.start, scratch.size, mapping->protection, flags,
-                             to_share ? shared(*sharer).fd() : -1, to_share ? range.start : 0);
-  if (address < 0) return static_cast<int>(address);
-  int error = host_.register_range(scratch, to_share ? kTrackMissing | kTrackMinor : kTrackMissing | kTrackWrites);
+  int error = make_scratch(range, mapping->protection, sharer);
   if (error == 0) {
     // Last look: from here until the agent's call no event is read, and none that was read touches the range.
     events_.read_pending();
@@ -181,25 +179,69 @@ int Migrator::replace_mapping(Range range, AttachedDevice* sharer) noexcept {
     const auto now = space_.query(range.start);
     if (events_.pending_on(range) || !now || now->protection != mapping->protection) error = -EAGAIN;
   }
+  bool replaced_ours = false;
   if (error == 0) {
-    events_.begin_operation(HostEvent::Kind::kUnmap, range, scratch);
-    error = agent_.move_mapping(scratch, range.start, events_);
-    bool replaced_ours = events_.end_operation();
-    if (error == 0) {
-      // The move leaves a hole in the window.
-      if (!reserve_scratch(scratch.size))
-        log_error("the window has lost {} bytes at {:#x}", scratch.size, scratch.start);
-      if (!replaced_ours) log_debug("{:#x} was unmapped while its mapping was replaced", range.start);
-      return 0;
-    }
+    error = move_scratch(range, expected, &replaced_ours);
+    if (error == -ENOENT && (events_.pending_on(range) || events_on_their_way())) error = -EAGAIN;
   }
+  if (error != 0) {
+    drop_scratch(range.size);
+    return error == -EINTR ? -EAGAIN : error;
+  }
+  if (replaced_ours || sharer == nullptr || expected == HostAgent::Expect::kAnything) return 0;
+  return take_back_mapping(range, mapping->protection);
+}
+
+// A registered mapping of as much as `range`, which shows nothing, or what `sharer` shares of `range`. 0 or -errno.
+int Migrator::make_scratch(Range range, int protection, AttachedDevice* sharer) noexcept {
+  const Range scratch{kScratch.start, range.size};
+  const bool to_share = sharer != nullptr;
+  const int flags = MAP_FIXED | (to_share ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+  const long address = raw_syscall(SYS_mmap, scratch.start, scratch.size, protection, flags,
+                                   to_share ? shared(*sharer).fd() : -1, to_share ? range.start : 0);
+  if (address < 0) return static_cast<int>(address);
+  return host_.register_range(scratch, to_share ? kTrackMissing | kTrackMinor : kTrackMissing | kTrackWrites);
+}
+
+void Migrator::drop_scratch(std::uint64_t size) noexcept {
   // Unregister first: replacing a registered mapping raises an event for this thread.
-  if (insist([&] { return host_.unregister_range(scratch); }) != 0) {
-    log_error("the window has lost {} bytes at {:#x}", scratch.size, scratch.start);
-    return error;
+  if (insist([&] { return host_.unregister_range({kScratch.start, size}); }) != 0 || !reserve_scratch(size)) {
+    log_error("the window has lost {} bytes at {:#x}", size, kScratch.start);
   }
-  reserve_scratch(scratch.size);
-  return error == -EINTR ? -EAGAIN : error;
+}
+
+// 0 and whether what was expected has been replaced, or -errno and nothing has been moved.
+int Migrator::move_scratch(Range range, HostAgent::Expect expected, bool* replaced_ours) noexcept {
+  const Range scratch{kScratch.start, range.size};
+  events_.begin_operation(HostEvent::Kind::kUnmap, range, scratch);
+  const int error = agent_.move_mapping(scratch, range.start, expected, events_, host_);
+  *replaced_ours = events_.end_operation(agent_.made_call());
+  if (error != 0) return error;
+  // The move leaves a hole in the window.
+  if (!reserve_scratch(scratch.size)) log_error("the window has lost {} bytes at {:#x}", scratch.size, scratch.start);
+  return 0;
+}
+
+// The application had unmapped `range` when its mapping was replaced by shared memory. It may be somebody else's by
+// now: empty memory is what he expects. -EAGAIN, or 0 if shared memory has to stay.
+int Migrator::take_back_mapping(Range range, int protection) noexcept {
+  log_debug("{:#x} was unmapped while its mapping was replaced", range.start);
+  constexpr int kAttempts = 1000;
+  for (int i = 0; i < kAttempts; ++i) {
+    bool replaced_ours = false;
+    int error = make_scratch(range, protection, nullptr);
+    if (error == 0) error = move_scratch(range, HostAgent::Expect::kShared, &replaced_ours);
+    if (error == 0) return -EAGAIN;
+    drop_scratch(range.size);
+    if (error == -ENOENT && !events_on_their_way()) return -EAGAIN;  // unmapped again
+    events_.read_pending();
+    pause_briefly();
+  }
+  return 0;
+}
+
+bool Migrator::events_on_their_way() const noexcept {
+  return host_.confirm_anonymous({Staging::area().start, kPageSize}) == -EAGAIN;
 }
 
 }  // namespace mirrorcl::mirror

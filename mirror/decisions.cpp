@@ -30,7 +30,8 @@ const hms::Decision& Migrator::decide(const Block& block, unsigned page) noexcep
   }
   const PageRun dense = dense_around(block, page);
   question_.history.dense_pages = dense.count;
-  question_.can_share = !block.stays_private().test(page) && !block.discarding().test(page);
+  question_.can_share = !block.stays_private().test(page) && !block.discarding().test(page) &&
+                        !churn_.recent(block.base(), now_ns()).test(page);
   if (requester_ != kHostSide && question_.home == kHostSide && block.on_host().test(page)) {
     const FaultHistory::Stream stream = histories_[requester_].note(address / kPageSize);
     question_.history.streak = stream.streak;

@@ -42,12 +42,28 @@ void HostAgent::run() noexcept {
       continue;
     }
     const auto& a = wanted_.arguments;
-    result_ = raw_syscall(wanted_.number, a[0], a[1], a[2], a[3], a[4]);
+    result_ = look(wanted_);
+    made_call_ = result_ == 0;
+    if (made_call_) result_ = raw_syscall(wanted_.number, a[0], a[1], a[2], a[3], a[4]);
     std::uint32_t posted = kPosted;
     state_.compare_exchange_strong(posted, kIdle, std::memory_order_release);
     std::uint64_t one = 1;
     raw_syscall(SYS_write, done_.get(), &one, sizeof one);
   }
+}
+
+// The kernel refuses operations on pages, under its own locks, while an event is on its way and where memory is not
+// registered for them.
+int HostAgent::look(const SystemCall& wanted) noexcept {
+  switch (wanted.expected) {
+    case Expect::kAnything:
+      return 0;
+    case Expect::kPrivate:
+      return wanted.host->confirm_anonymous(wanted.target);
+    case Expect::kShared:
+      return wanted.host->confirm_shared(wanted.target);
+  }
+  return -EINVAL;
 }
 
 long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfaultfd* host, Range zero_missing) {
@@ -79,11 +95,15 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
   }
 }
 
-int HostAgent::move_mapping(Range from, std::uint64_t to, HostEvents& events) noexcept {
+int HostAgent::move_mapping(Range from, std::uint64_t to, Expect expected, HostEvents& events,
+                            const Userfaultfd& host) noexcept {
   auto size = static_cast<long>(from.size);
-  long result = call(
-      {SYS_mremap, {static_cast<long>(from.start), size, size, MREMAP_MAYMOVE | MREMAP_FIXED, static_cast<long>(to)}},
-      events);
+  long result = call({SYS_mremap,
+                      {static_cast<long>(from.start), size, size, MREMAP_MAYMOVE | MREMAP_FIXED, static_cast<long>(to)},
+                      expected,
+                      &host,
+                      {to, from.size}},
+                     events);
   return result < 0 && result > -4096 ? static_cast<int>(result) : 0;
 }
 
@@ -103,11 +123,6 @@ int HostAgent::make_exclusive(Range range, HostEvents& events, const Userfaultfd
 long HostAgent::splice(Range range, int write_end, HostEvents& events) noexcept {
   const iovec source{reinterpret_cast<void*>(range.start), range.size};
   return call({SYS_vmsplice, {write_end, reinterpret_cast<long>(&source), 1, SPLICE_F_NONBLOCK, 0}}, events);
-}
-
-int HostAgent::unmap(Range range, HostEvents& events) noexcept {
-  return static_cast<int>(
-      call({SYS_munmap, {static_cast<long>(range.start), static_cast<long>(range.size), 0, 0, 0}}, events));
 }
 
 }  // namespace mirrorcl::mirror

@@ -26,14 +26,23 @@ class HostAgent {
 
   // Each reads events until the agent is done, and returns what the system call did: 0 or -errno.
 
-  // Moves the mapping at `from` over `to`, atomically replacing what is there.
-  int move_mapping(Range from, std::uint64_t to, HostEvents& events) noexcept;
+  // What must be mapped at the target of a move. The agent looks in the instruction before its call: the kernel has no
+  // call that does both.
+  enum class Expect : std::uint8_t {
+    kAnything,
+    kPrivate,  // anonymous memory that is registered with `host`
+    kShared,   // a shared mapping that is
+  };
+  // Moves the mapping at `from` over `to`, atomically replacing what is there. -EAGAIN: an event is on its way that may
+  // concern it; -ENOENT: something else is mapped there; nothing has happened then, see made_call().
+  int move_mapping(Range from, std::uint64_t to, Expect expected, HostEvents& events, const Userfaultfd& host) noexcept;
+  // Whether the last call found what was expected, so that its system call was made.
+  bool made_call() const noexcept { return made_call_; }
   // Drops the pages of `range`, locked ones too.
   int discard(Range range, HostEvents& events) noexcept;
   // Gives the application its own writable copy of present pages that it shares with a forked child. Pages that vanish
   // meanwhile are replaced by zero pages of `host`; a write protection left on them is lifted.
   int make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept;
-  int unmap(Range range, HostEvents& events) noexcept;
   // Puts references to the pages of `range` into the pipe `write_end`: bytes, or -errno.
   long splice(Range range, int write_end, HostEvents& events) noexcept;
 
@@ -41,7 +50,11 @@ class HostAgent {
   struct SystemCall {
     long number;
     std::array<long, 5> arguments;
+    Expect expected = Expect::kAnything;
+    const Userfaultfd* host = nullptr;  // who knows what is expected
+    Range target{0, 0};                 // where
   };
+  static int look(const SystemCall& wanted) noexcept;
   // `zero_missing`, if not empty: a fault of a thread (the agent's own) on a page in it is answered with a zero page of
   // `host`.
   long call(const SystemCall& wanted, HostEvents& events, const Userfaultfd* host = nullptr,
@@ -56,6 +69,7 @@ class HostAgent {
   FutexWord state_{kIdle};
   SystemCall wanted_{};
   long result_ = 0;
+  bool made_call_ = false;
   UniqueFd done_;  // an eventfd, so that the service thread can wait for it and for the userfaultfd at once
 };
 

@@ -40,12 +40,11 @@ void HostEvents::take_message(const uffd_msg& message) {
     case UFFD_EVENT_REMOVE: {
       Range range{message.arg.remove.start, message.arg.remove.end - message.arg.remove.start};
       bool unmap = message.event == UFFD_EVENT_UNMAP;
-      queue_event({unmap ? HostEvent::Kind::kUnmap : HostEvent::Kind::kRemove, false, range, 0});
+      queue_event({unmap ? HostEvent::Kind::kUnmap : HostEvent::Kind::kRemove, range, 0});
       return;
     }
     case UFFD_EVENT_REMAP:
-      queue_event(
-          {HostEvent::Kind::kRemap, false, {message.arg.remap.from, message.arg.remap.len}, message.arg.remap.to});
+      queue_event({HostEvent::Kind::kRemap, {message.arg.remap.from, message.arg.remap.len}, message.arg.remap.to});
       return;
     default:
       log_error("unknown userfaultfd message {}", static_cast<int>(message.event));
@@ -58,9 +57,9 @@ void HostEvents::queue_event(HostEvent event) {
     // One event for each mapping in the target, in ascending order.
     if (event.kind == own_kind_ && event.range.start == own_next_ && event.range.end() <= target_.end()) {
       own_next_ = event.range.end();
+      own_place_ = events_.size();
       return;
     }
-    event.during_operation = overlap(event.range, target_);
   }
   events_.push_back(event);
 }
@@ -109,8 +108,12 @@ void HostEvents::begin_operation(HostEvent::Kind own, Range target, Range scratc
   scratch_ = scratch;
 }
 
-bool HostEvents::end_operation() {
+bool HostEvents::end_operation(bool made) {
   in_operation_ = false;
+  if (!made && own_next_ != target_.start) {
+    const HostEvent event{own_kind_, {target_.start, own_next_ - target_.start}, 0};
+    events_.insert(events_.begin() + static_cast<std::ptrdiff_t>(own_place_), event);
+  }
   return own_next_ == target_.end();
 }
 

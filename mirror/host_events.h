@@ -18,7 +18,6 @@ namespace mirrorcl::mirror {
 struct HostEvent {
   enum class Kind : std::uint8_t { kUnmap, kRemap, kRemove };
   Kind kind;
-  bool during_operation;  // read while an operation on an overlapping range was with the host agent
   Range range;
   std::uint64_t to;  // kRemap: where the range is now
 };
@@ -57,11 +56,12 @@ class HostEvents {
 
   // Between these two calls the host agent changes `target` (through `scratch`, a range of the window, if its size is
   // not 0): events of that change are recognised and not queued. end_operation says whether the target's own unmap or
-  // remove event was seen; if not, somebody else had unmapped it before.
+  // remove event was seen; if not, somebody else had unmapped it before. If the change was not `made` after all, the
+  // event was the application's, and is queued in its place.
   // `own`: the kind of event that the change raises on `target`. One of the other kind on the same range is the
   // application's, however close.
   void begin_operation(HostEvent::Kind own, Range target, Range scratch);
-  bool end_operation();
+  bool end_operation(bool made = true);
 
  private:
   void wait_settled_slowly() noexcept;
@@ -78,6 +78,7 @@ class HostEvents {
 
   bool in_operation_ = false;
   std::uint64_t own_next_ = 0;  // the target's own events have been seen up to here
+  std::size_t own_place_ = 0;   // where in the queue they would be
   HostEvent::Kind own_kind_ = HostEvent::Kind::kUnmap;
   Range target_{0, 0};
   Range scratch_{0, 0};

@@ -180,6 +180,11 @@ Verdict Migrator::register_around(AttachedDevice& device, std::uint64_t address,
   *block = &blocks_.find_or_create(address);
   PageRun run = (*block)->pages(mapping->range);
   int error = host_.register_range((*block)->range(run), kTrackMissing | kTrackWrites);
+  if (error == 0 && !tracks_all(**block, run)) {
+    blocks_.remove_if_empty(**block);
+    *block = nullptr;
+    return kTryAgain;
+  }
   if (error == 0) {
     // Memory that was read-only a moment ago may have left copies.
     drop_snapshots(**block, PageMask(run));
@@ -197,8 +202,20 @@ Verdict Migrator::register_around(AttachedDevice& device, std::uint64_t address,
   bool changed =
       !now || now->range.start != mapping->range.start || now->range.size != mapping->range.size || !now->migratable();
   if (changed) return kTryAgain;
+  // It may have been unmapped for a moment.
+  if (host_.register_range({page_down(address), kPageSize}, kTrackMissing | kTrackWrites) == 0) return kTryAgain;
   log_warning("{:#x} cannot be registered with userfaultfd: error {}", address, -error);
   return failed(error == -ENOMEM ? FaultKind::kOutOfMemory : FaultKind::kUnmappable);
+}
+
+// Registering passes over holes: where something has just been unmapped in part, the next mapping would be taken for
+// registered, and its pages for ours.
+bool Migrator::tracks_all(const Block& block, PageRun run) const noexcept {
+  const PageMask fresh = PageMask(run) & ~block.registered();
+  for (PageRun part = fresh.next_run(0); part.count != 0; part = fresh.next_run(part.end())) {
+    if (host_.confirm_anonymous(block.range(part)) != 0) return false;
+  }
+  return true;
 }
 
 Verdict Migrator::refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept {
@@ -240,6 +257,25 @@ Verdict Migrator::migrate_in(AttachedDevice& device, Block& block, unsigned page
   return kServed;
 }
 
+// Moves the pages of `source` to the empty range at `staging`. Linux 6.18 has been seen to move a page, to try again
+// because the page tables had changed under it, and to answer that the destination exists (EEXIST): what lies there has
+// been moved.
+Progress Migrator::take_out(Range source, std::uint64_t staging, bool skip_holes) noexcept {
+  Progress result = host_.move(staging, source, skip_holes);
+  while (result.error == -EEXIST) {
+    PageMask there;
+    const Range rest{staging + result.done, source.size - result.done};
+    if (space_.present_pages(rest, &there) != 0 || !there.test(0)) break;
+    result.done += there.find_clear(0) * kPageSize;
+    result.error = 0;
+    if (result.done == source.size) break;
+    const auto more =
+        host_.move(staging + result.done, {source.start + result.done, source.size - result.done}, skip_holes);
+    result = {result.done + more.done, more.error};
+  }
+  return result;
+}
+
 Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept {
   for (unsigned page = run.first; page < run.end();) {
     PageRun rest{page, run.end() - page};
@@ -252,7 +288,7 @@ Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, uns
     }
     Range source = block.range(rest);
     std::uint64_t staging = staging_.take(source.size);
-    auto progress = host_.move(staging, source, rest.count > 1);
+    auto progress = take_out(source, staging, rest.count > 1);
     PageMask present;  // relative to `page`
     if (rest.count == 1) {
       if (progress.error == 0) present.set(0U);
@@ -307,7 +343,7 @@ Verdict Migrator::move_in_stubborn(AttachedDevice& device, Block& block, PageRun
     Range range = block.range(PageRun{run.first, shared});
     agent_.make_exclusive(range, events_, host_);
     std::uint64_t staging = staging_.take(kPageSize);
-    auto progress = host_.move(staging, first, false);
+    auto progress = take_out(first, staging, false);
     if (progress.error == 0) {
       PageMask one;
       one.set(0U);

@@ -146,26 +146,16 @@ void Migrator::empty_device_memory(const Block& block, const PageMask& pages) no
   }
 }
 
-void Migrator::unmapped(Range range, bool during_operation) noexcept {
+void Migrator::unmapped(Range range) noexcept {
   counters_.add(&Statistics::events_unmap);
   drop_moved(range);
   end_watching(range);
+  const std::uint64_t now = now_ns();
   blocks_.for_each(range, [&](Block& block) {
     PageRun run = block.pages(range);
     end_coherent_sharing(block, PageMask(run));
     empty_device_memory(block, PageMask(run));
-    if (during_operation) {
-      // The application unmapped these pages while we were replacing their mapping: ours may lie there now. Nobody owns
-      // it.
-      PageMask replaced = block.coherent() & PageMask(run);
-      for (PageRun part = replaced.next_run(0); part.count != 0; part = replaced.next_run(part.end())) {
-        auto mapping = space_.query(block.range(part).start);
-        if (!mapping || !mapping->shared || mapping->range.end() < block.range(part).end()) continue;
-        events_.begin_operation(HostEvent::Kind::kUnmap, block.range(part), {0, 0});
-        agent_.unmap(block.range(part), events_);
-        events_.end_operation();
-      }
-    }
+    churn_.note(block.base(), run, now);
     const PageMask coherent = block.coherent() & PageMask(run);
     for (PageRun part = coherent.next_run(0); part.count != 0; part = coherent.next_run(part.end())) {
       coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
@@ -215,6 +205,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
   counters_.add(&Statistics::events_remap);
   follow_moved(from, to);
   end_watching(from);
+  const std::uint64_t now = now_ns();
   std::uint64_t distance = to - from.start;  // modulo 2^64
   blocks_.for_each(from, [&](Block& block) {
     PageRun all = block.pages(from);
@@ -243,6 +234,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       if (state == PageState::kDevice) host_.wake(new_range);
     }
     empty_device_memory(block, PageMask(all) & ~kept);
+    churn_.note(block.base(), all, now);
     block.forget(all);
     blocks_.remove_if_empty(block);
   });
@@ -278,7 +270,7 @@ Outcome Migrator::place_moved() noexcept {
     MovedPage page = moved_pages_.back();
     // Taken away from the application first, so that nothing is written there any more; what it touches then faults and
     // waits for us.
-    int error = replace_mapping({page.address, kPageSize}, nullptr);
+    int error = replace_mapping({page.address, kPageSize}, HostAgent::Expect::kShared, nullptr);
     if (passes(error)) return Outcome::kAgain;
     moved_pages_.pop_back();
     if (error != 0) {

@@ -21,6 +21,7 @@
 #include "mirror/address_space.h"
 #include "mirror/attached_device.h"
 #include "mirror/block_table.h"
+#include "mirror/churn.h"
 #include "mirror/copy_threads.h"
 #include "mirror/fault_history.h"
 #include "mirror/host_agent.h"
@@ -98,7 +99,7 @@ class Migrator {
   void rest() noexcept { staging_.empty(); }
 
   // What the notifier tells: the application has unmapped, discarded or moved memory.
-  void unmapped(Range range, bool during_operation) noexcept;
+  void unmapped(Range range) noexcept;
   void discarded(Range range) noexcept;
   void moved(Range from, std::uint64_t to) noexcept;
   // After the last event: coherent pages that moved become device pages of their new address. kAgain: apply the events
@@ -165,6 +166,7 @@ class Migrator {
   Verdict migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
   // `urgent`: the page of `run` that is waited for; it is copied first.
   Verdict move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept;
+  Progress take_out(Range source, std::uint64_t staging, bool skip_holes) noexcept;
   Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
   Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
                 unsigned urgent) noexcept;
@@ -178,6 +180,7 @@ class Migrator {
   Verdict take_snapshot(AttachedDevice& device, Block& block, unsigned page, const MappingInfo& mapping) noexcept;
   int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
   Verdict wait_for_unpinning(std::uint64_t address) noexcept;
+  bool tracks_all(const Block& block, PageRun run) const noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
   Verdict serve_coherent(AttachedDevice& device, const Block& block, unsigned page, Access allowed) noexcept;
   void grant(AttachedDevice& device, Range range, Access access) noexcept;
@@ -273,7 +276,12 @@ class Migrator {
   Outcome serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept;
   SharedMemory shared(AttachedDevice& device) const noexcept { return {*device.operations, pinned_}; }
   // `sharer`: the device whose shared memory the range shows from then on; null: nothing.
-  int replace_mapping(Range range, AttachedDevice* sharer) noexcept;
+  int replace_mapping(Range range, HostAgent::Expect expected, AttachedDevice* sharer) noexcept;
+  int make_scratch(Range range, int protection, AttachedDevice* sharer) noexcept;
+  void drop_scratch(std::uint64_t size) noexcept;
+  int move_scratch(Range range, HostAgent::Expect expected, bool* replaced_ours) noexcept;
+  int take_back_mapping(Range range, int protection) noexcept;
+  bool events_on_their_way() const noexcept;
   void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;
 
   // What the operation at hand is for.
@@ -317,6 +325,7 @@ class Migrator {
   bool told_coherent_limit_ = false;
   PagePipe page_pipe_;
   LayoutWatch watch_;
+  Churn churn_;
   std::array<FileIdentity, 16> refused_files_{};  // the last ones that could not be shared
   std::size_t next_refused_file_ = 0;
   bool told_private_file_ = false;

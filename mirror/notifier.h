@@ -26,7 +26,7 @@ class Notifier {
   void apply(const HostEvent& event) noexcept {
     switch (event.kind) {
       case HostEvent::Kind::kUnmap:
-        return migrator_.unmapped(event.range, event.during_operation);
+        return migrator_.unmapped(event.range);
       case HostEvent::Kind::kRemove:
         return migrator_.discarded(event.range);
       case HostEvent::Kind::kRemap:

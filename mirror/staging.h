@@ -29,6 +29,8 @@ class Staging {
 
   // The address of an empty range of `size` bytes (at most kBlockSize). What was taken before must no longer be needed.
   std::uint64_t take(std::uint64_t size) noexcept;
+  // Where it is: registered like the application's memory.
+  static constexpr Range area() noexcept { return kRange; }
   // Empties the area now, so that it holds no memory while nothing is going on.
   void empty() noexcept;
 

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 
 #include "base/raw_syscall.h"
+#include "mirror/page_mask.h"
 
 namespace mirrorcl::mirror {
 namespace {
@@ -116,6 +117,21 @@ int Userfaultfd::wake(Range range) const noexcept {
 int Userfaultfd::write_protect(Range range, bool protect) const noexcept {
   uffdio_writeprotect argument{{range.start, range.size}, protect ? UFFDIO_WRITEPROTECT_MODE_WP : std::uint64_t{0}};
   return static_cast<int>(raw_syscall(SYS_ioctl, fd(), UFFDIO_WRITEPROTECT, &argument));
+}
+
+// CONTINUE looks for one registered mapping (ENOENT), then for events on their way (EAGAIN), and then refuses anonymous
+// memory (EINVAL).
+int Userfaultfd::confirm_anonymous(Range range) const noexcept {
+  uffdio_continue argument{{range.start, range.size}, UFFDIO_CONTINUE_MODE_DONTWAKE, 0};
+  const auto error = static_cast<int>(raw_syscall(SYS_ioctl, fd(), UFFDIO_CONTINUE, &argument));
+  return error == -EINVAL ? 0 : error == -EAGAIN ? -EAGAIN : -ENOENT;
+}
+
+int Userfaultfd::confirm_shared(Range range) const noexcept {
+  uffdio_continue argument{{range.start, kPageSize}, UFFDIO_CONTINUE_MODE_DONTWAKE, 0};
+  const auto error = static_cast<int>(raw_syscall(SYS_ioctl, fd(), UFFDIO_CONTINUE, &argument));
+  if (error == -EEXIST || error == -EFAULT) return 0;  // mapped already, or there is no page
+  return error == -EINVAL ? -ENOENT : error;
 }
 
 Progress Userfaultfd::move(std::uint64_t destination, Range source, bool skip_holes) const noexcept {

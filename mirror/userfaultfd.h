@@ -45,6 +45,10 @@ class Userfaultfd {
   int wake(Range range) const noexcept;
   // Write-protects present pages of `range`, or lifts the protection and wakes.
   int write_protect(Range range, bool protect) const noexcept;
+  // 0 if `range` lies in one registered mapping of anonymous memory (its first page: in one of a shared file) and no
+  // event is on its way, at the moment of the call. -EAGAIN: one is; -ENOENT: something else is there.
+  int confirm_anonymous(Range range) const noexcept;
+  int confirm_shared(Range range) const noexcept;  // may map the first page
 
   // Takes the pages of `source` to `destination`, which must be empty and registered. Missing source pages end the
   // operation with -ENOENT unless `skip_holes`. Pages shared with another process or pinned for DMA answer -EBUSY.

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// Addresses that the application gives back and gets again all the time, while what lies there goes to the device and
+// back, becomes coherent and stops being so. Whichever thread gets an address finds zeros there, and keeps what it
+// writes.
+#include "mirror/churn.h"
+
+#include <array>
+#include <vector>
+
+#include "mirror/mirror_fixture.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t kPages = 4;
+constexpr std::size_t kSize = kPages * kPageSize;
+
+struct Tenant {
+  std::atomic<std::uint64_t> address{0};  // what the thread has mapped now, or had a moment ago; 0: nothing
+  std::uint64_t wrong = 0;
+  std::uint64_t rounds = 0;
+};
+// In static storage, where nothing goes to the device in this test.
+constinit std::array<Tenant, 4> g_tenants;
+
+// Maps, writes, checks and unmaps some pages again and again. Each mapping is kept for `stay` at least.
+void come_and_go(Tenant& self, std::uint64_t seed, std::chrono::milliseconds stay, const std::atomic<bool>& stop) {
+  constexpr std::size_t kStride = kPageSize / sizeof(std::uint64_t);
+  for (std::uint64_t round = 0; !stop; ++round) {
+    void* memory = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    auto* words = static_cast<volatile std::uint64_t*>(memory);
+    const std::uint64_t tag = (seed << 48) + round * kPages;
+    for (std::size_t i = 0; i < kPages; ++i) {
+      self.wrong += words[i * kStride] != 0;
+      words[i * kStride] = tag + i;
+    }
+    self.address = reinterpret_cast<std::uint64_t>(memory);
+    const auto end = Clock::now() + stay;
+    for (unsigned pass = 0; pass < 3 + round % 5 || Clock::now() < end; ++pass) {
+      for (std::size_t i = 0; i < kPages; ++i) {
+        self.wrong += words[i * kStride] != tag + i;
+        words[i * kStride] = tag + i;
+      }
+      if (pass % 2 == 1) std::this_thread::yield();
+    }
+    if (round % 3 == 0) self.address = 0;
+    munmap(memory, kSize);
+    ++self.rounds;
+  }
+  self.address = 0;
+}
+
+class ChurnTest : public MirrorTest {
+ protected:
+  void SetUp() override {
+    MirrorOptions options;
+    options.coherent_after_returns = 1;
+    options.coherent_window_ms = 60'000;
+    start(options);
+  }
+};
+
+TEST_F(ChurnTest, AddressesThatComeAndGoKeepWhatTheirOwnersWrite) {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < g_tenants.size(); ++i) {
+    // The last one stays long enough for its pages to become coherent.
+    const std::chrono::milliseconds stay(i + 1 == g_tenants.size() ? 250 : 0);
+    threads.emplace_back([&, i, stay] { come_and_go(g_tenants[i], i + 1, stay, stop); });
+  }
+  const auto end = Clock::now() + std::chrono::seconds(3);
+  for (std::uint64_t round = 0; Clock::now() < end; ++round) {
+    const std::uint64_t address = g_tenants[round % g_tenants.size()].address;
+    if (address == 0) continue;
+    if (round % 16 < g_tenants.size()) {
+      mirror_->bring_home({address, kSize});
+    } else {
+      // May be refused: the address may be nobody's by now.
+      (void)device_.load(reinterpret_cast<const std::uint64_t*>(address + round / 16 % kPages * kPageSize));
+    }
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  for (const Tenant& tenant : g_tenants) {
+    EXPECT_EQ(tenant.wrong, 0U);
+    EXPECT_GT(tenant.rounds, 0U);
+  }
+  EXPECT_GT(statistics().coherent_upgrades, 0U);
+  EXPECT_GT(statistics().events_unmap, 0U);
+}
+
+TEST(ChurnMemory, PagesAreSparedForAWhileAfterTheyWereUnmapped) {
+  constexpr std::uint64_t kBase = 10 * kBlockSize;
+  constexpr std::uint64_t kNow = 5'000'000'000;
+  constexpr std::uint64_t kLater = kNow + 1'000'000'000;
+  auto churn = std::make_unique<Churn>();
+  EXPECT_TRUE(churn->recent(kBase, kNow).none());
+  churn->note(kBase, {3, 2}, kNow);
+  EXPECT_TRUE(churn->recent(kBase, kNow + 1).test(4));
+  EXPECT_FALSE(churn->recent(kBase, kNow + 1).test(5));
+  EXPECT_TRUE(churn->recent(kBase + kBlockSize, kNow + 1).none());
+  EXPECT_TRUE(churn->recent(kBase, kLater).none());
+  churn->note(kBase, {7, 1}, kLater);
+  EXPECT_FALSE(churn->recent(kBase, kLater).test(4)) << "what is long ago is not remembered with the new";
+  EXPECT_TRUE(churn->recent(kBase, kLater).test(7));
+}
+
+}  // namespace
+}  // namespace mirrorcl::mirror
