@@ -17,7 +17,7 @@
 // no stdio, no thread-local variables. Their memory comes from PinnedArena.
 //
 // Locks of application threads, in the order in which they may be taken; the service thread takes none of them, so a
-// thread that holds one may fault on a page that is away
+// thread that holds one may fault on a page that is away. Builds with assertions check it (ordered_lock.h).
 //   1. g_start          mirror.cpp: one mirror per process (start, end, fork)
 //   2. publish_         mirror.cpp: one thread at a time tells other processes about devices and topology
 //   3. a request slot   service_thread.cpp: claimed with one compare-and-swap, held until the answer

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "device/window.h"
+#include "mirror/ordered_lock.h"
 #include "mirror/service_thread.h"
 
 namespace mirrorcl::mirror {
@@ -65,7 +66,7 @@ class MirrorHandle final : public Mirror {
   explicit MirrorHandle(ServiceThread* service) : service_(service) {}
 
   ~MirrorHandle() override {
-    std::scoped_lock lock(g_start);
+    OrderedLock lock(g_start, LockOrder::kStart);
     if (g_service.load() != service_) return;  // the child of a fork
     service_->request({Request::Kind::kStop, {0, 0}, nullptr});
     service_->join();
@@ -82,7 +83,7 @@ class MirrorHandle final : public Mirror {
     }
     if (index < 0) return fail_errno("cannot attach the device to the mirror", -index);
     {
-      std::scoped_lock lock(publish_);
+      OrderedLock lock(publish_, LockOrder::kPublish);
       if (std::exchange(published_[static_cast<unsigned>(index)], &device) == &device) return {};  // restarted
     }
     publish_device(device, fmt::format("device {}", index), hms::kNoUid, hms::kNoUid);
@@ -92,7 +93,7 @@ class MirrorHandle final : public Mirror {
     if (!alive()) return -ENODEV;
     const int error = service_->request({Request::Kind::kDetach, {0, 0}, &device});
     if (error != 0) return error;
-    std::scoped_lock lock(publish_);
+    OrderedLock lock(publish_, LockOrder::kPublish);
     const auto place = std::find(published_.begin(), published_.end(), &device);
     if (place == published_.end()) return 0;
     service_->live().withdraw_device(static_cast<std::uint32_t>(place - published_.begin()));
@@ -129,7 +130,7 @@ class MirrorHandle final : public Mirror {
   void publish_device(const DeviceOperations& device, std::string_view name, hms::Uid initiator,
                       hms::Uid target) noexcept override {
     if (!alive()) return;
-    std::scoped_lock lock(publish_);
+    OrderedLock lock(publish_, LockOrder::kPublish);
     const auto place = std::find(published_.begin(), published_.end(), &device);
     if (place == published_.end()) return;
     service_->live().publish_device(static_cast<std::uint32_t>(place - published_.begin()), name, initiator, target,
@@ -137,12 +138,12 @@ class MirrorHandle final : public Mirror {
   }
   void publish_topology(std::string_view json) noexcept override {
     if (!alive()) return;
-    std::scoped_lock lock(publish_);
+    OrderedLock lock(publish_, LockOrder::kPublish);
     service_->live().publish_topology(json);
   }
   Result<void> place_by(const hms::Topology& topology, std::span<const DeviceUids> devices) override {
     if (!alive()) return fail(ErrorCode::kDeviceLost, "the mirror does not live in a forked child");
-    std::scoped_lock lock(publish_);
+    OrderedLock lock(publish_, LockOrder::kPublish);
     return service_->place_by(topology, devices);
   }
   Statistics statistics() const noexcept override { return alive() ? service_->statistics() : Statistics{}; }
@@ -164,7 +165,7 @@ Result<void> Mirror::probe() {
 }
 
 Result<std::unique_ptr<Mirror>> Mirror::start(const MirrorOptions& options) {
-  std::scoped_lock lock(g_start);
+  OrderedLock lock(g_start, LockOrder::kStart);
   if (g_service.load() != nullptr) return fail(ErrorCode::kInvalidArgument, "the mirror runs already");
   auto host = Userfaultfd::open(options.use_move);
   if (!host) return tl::unexpected<Error>(host.error());

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
+#include "mirror/ordered_lock.h"
 
 namespace mirrorcl::mirror {
 namespace {
@@ -79,6 +80,7 @@ int ServiceThread::watch(int fd, Source source, unsigned device) noexcept {
 }
 
 int ServiceThread::request(const Request& request, PageMask* pages) noexcept {
+  const OrderedScope order(LockOrder::kRequest);
   // On the caller's own stack or in the window: nothing here is touched by the service thread but the slot.
   for (;;) {
     for (Slot& slot : slots_) {

@@ -4,10 +4,13 @@
 #include <sys/mman.h>
 
 #include <memory_resource>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "mirror/address_space.h"
 #include "mirror/block_table.h"
+#include "mirror/ordered_lock.h"
 #include "mirror/policy.h"
 
 namespace mirrorcl::mirror {
@@ -206,6 +209,31 @@ TEST(AddressSpaceTest, PresentPagesAndReads) {
   munmap(memory, 4 * kPageSize);
   EXPECT_LT(space->read(reinterpret_cast<std::uint64_t>(memory) + kPageSize, &value, 1), 0);
 }
+
+TEST(OrderedLock, LocksNestInTheirOrder) {
+  std::mutex first;
+  std::mutex second;
+  for (int i = 0; i < 2; ++i) {
+    OrderedLock outer(first, LockOrder::kStart);
+    OrderedLock inner(second, LockOrder::kPublish);
+    OrderedScope innermost(LockOrder::kRequest);
+    bool taken = false;
+    std::thread([&] { taken = first.try_lock(); }).join();
+    EXPECT_FALSE(taken);
+  }
+  EXPECT_TRUE(first.try_lock());
+  first.unlock();
+}
+
+#ifndef NDEBUG
+TEST(OrderedLockDeathTest, TheOtherWayRoundIsAnError) {
+  std::mutex first;
+  std::mutex second;
+  OrderedLock outer(second, LockOrder::kPublish);
+  EXPECT_DEATH(OrderedLock(first, LockOrder::kStart), "order of locking.h");
+  EXPECT_DEATH(OrderedLock(first, LockOrder::kPublish), "order of locking.h");
+}
+#endif
 
 }  // namespace
 }  // namespace mirrorcl::mirror
