@@ -434,7 +434,7 @@ TEST_F(SeveralDevicesTest, AskedForPagesGoStraightToTheDevice) {
   // A fault that the upgrade itself has served may be read once more, and would bring the page home.
   for (int i = 0; i < 2; ++i) (void)mirror_->device_pages(device(0), range.start);
   EXPECT_EQ(mirror_->bring_in(device(1), range, Untouched::kSkip), 0);
-  EXPECT_EQ(mirror_->device_pages(device(1), range.start), PageMask(PageRun{0, 48}));
+  EXPECT_TRUE(mirror_->device_pages(device(1), range.start).all_of({0, 48}));
   EXPECT_TRUE(mirror_->device_pages(device(0), range.start).none());
   const std::uint64_t before = device(1).faults();
   for (std::size_t page = 0; page < 48; ++page) ASSERT_EQ(device(1).load(memory.word(page)), page == 20 ? value : page);
