@@ -241,6 +241,7 @@ int Binder::execute(const View& view, const HbindCall& call, const HbindCommand&
 // Makes the change in the table and in the kernel, or neither.
 template <typename Change>
 int Binder::change_policy(const View& view, AddressRange range, ForKernel for_kernel, const Change& change) {
+  for (DeviceMemory* device : view.devices) device->settle();
   std::scoped_lock lock(policy_mutex_);
   std::vector<OwnedPolicy> before = policies_in(policies_, range);
   int error = change();

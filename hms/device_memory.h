@@ -38,6 +38,9 @@ class DeviceMemory {
   // leaves the others alone. `places` has one element per page.
   virtual void residency(AddressRange range, std::span<Uid> places) const noexcept = 0;
 
+  // Returns once policies have been dropped from all memory that was unmapped before this call. A policy that is made
+  // afterwards is not taken for one of what was there before.
+  virtual void settle() noexcept {}
   // The policy of `range` has changed; the mirror watches it from now on, so as to drop the policy when it is unmapped,
   // and maps it for initiators that access it all the time. The change is in the table already.
   virtual void policy_changed(AddressRange range) noexcept = 0;

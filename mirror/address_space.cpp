@@ -196,7 +196,8 @@ std::optional<MappingInfo> AddressSpace::find_in_file(std::uint64_t address, Whi
 void AddressSpace::clip_to_exclusions(std::uint64_t address, MappingInfo* info) const noexcept {
   std::uint64_t start = info->range.start;
   std::uint64_t end = info->range.end();
-  for (std::size_t i = 0; i < exclusion_count_; ++i) {
+  const std::size_t count = __atomic_load_n(&exclusion_count_, __ATOMIC_ACQUIRE);
+  for (std::size_t i = 0; i < count; ++i) {
     const Range& excluded = exclusions_[i];
     if (excluded.end() <= start || excluded.start >= end) continue;
     if (address >= excluded.start && address < excluded.end()) {
@@ -218,7 +219,8 @@ void AddressSpace::exclude(Range range) {
     log_error("too many ranges are excluded from migration; {:#x}-{:#x} is not", range.start, range.end());
     return;
   }
-  exclusions_[exclusion_count_++] = range;
+  exclusions_[exclusion_count_] = range;
+  __atomic_store_n(&exclusion_count_, exclusion_count_ + 1, __ATOMIC_RELEASE);
 }
 
 void AddressSpace::exclude_own_objects() {

@@ -60,8 +60,8 @@ class AddressSpace {
   // The name of the file mapped at `address` when it was opened, if it has one still. Needs PROCMAP_QUERY.
   bool file_name(std::uint64_t address, std::span<char> name) const noexcept;
 
-  // Pages of `range` must never migrate: query() says so and cuts mappings at its borders.
-  // Locking: before the threads start.
+  // Pages of `range` must never migrate: query() says so and cuts mappings at its borders. Does not bring home what has
+  // migrated already. Locking: service thread, or before the threads start; others may ask meanwhile.
   void exclude(Range range);
   // Excludes what the pinned threads run on: the object that contains this code, libc, the C++ library, the formatter,
   // and a sanitizer's runtime.

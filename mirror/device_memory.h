@@ -19,8 +19,10 @@ class MirroredMemory final : public hms::DeviceMemory {
   int move_in(hms::AddressRange range, hms::Untouched untouched) noexcept override;
   int move_out(hms::AddressRange range) noexcept override;
   void residency(hms::AddressRange range, std::span<hms::Uid> places) const noexcept override;
-  // The mirror does not ask for policies yet, so there is nothing to prepare.
-  void policy_changed(hms::AddressRange) noexcept override {}
+  void settle() noexcept override { mirror_.drain_events(); }
+  void policy_changed(hms::AddressRange range) noexcept override {
+    mirror_.watch_policies({range.start, range.size()});
+  }
 
  private:
   Mirror& mirror_;

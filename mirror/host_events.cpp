@@ -14,7 +14,7 @@ bool overlap(Range a, Range b) {
 }  // namespace
 
 void HostEvents::read_pending() noexcept {
-  if ((sequence_.load(std::memory_order_relaxed) & 1) == 0) sequence_.fetch_add(1, std::memory_order_seq_cst);
+  (void)unsettle();
   constexpr int kBatch = 16;
   uffd_msg messages[kBatch];
   for (;;) {
@@ -80,6 +80,12 @@ bool HostEvents::pending_on(Range range) const {
       return true;
   }
   return false;
+}
+
+bool HostEvents::unsettle() noexcept {
+  if ((sequence_.load(std::memory_order_relaxed) & 1) != 0) return false;
+  sequence_.fetch_add(1, std::memory_order_seq_cst);
+  return true;
 }
 
 void HostEvents::settle() noexcept {

@@ -46,6 +46,8 @@ class HostEvents {
   // An event that is read but not applied touches `range`.
   bool pending_on(Range range) const;
 
+  // Makes wait_settled() wait until settle(), as reading an event does. False if it waits already.
+  bool unsettle() noexcept;
   // Everything read so far has been applied: lets wait_settled() return. Does nothing while events are queued.
   void settle() noexcept;
   // Any thread: returns once all events have been applied whose system calls returned before this call. One atomic load

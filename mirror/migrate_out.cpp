@@ -100,18 +100,23 @@ void Migrator::stop_unknown_tracking(const Block* block, std::uint64_t address) 
     end = std::min(end, block->base() + block->registered().find_set(at) * kPageSize);
   }
   if (host_.unregister_range({first, end - first}) != 0) host_.unregister_range(page);
+  policies_.watch({first, end - first});
   host_.wake(page);
 }
 
 bool Migrator::stop_tracking(Block& block, Range range) noexcept {
   PageMask tracked = block.registered() & PageMask(block.pages(range));
+  // Nobody who waits for events may miss what is unmapped between the two registrations.
+  const bool waits_for_us = policies_.follows() && events_.unsettle();
   for (PageRun run = tracked.next_run(0); run.count != 0; run = tracked.next_run(run.end())) {
     int error = host_.unregister_range(block.range(run));
     // ENOMEM and EINVAL: unmapped meanwhile, its event is on the way.
     if (error != 0) log_debug("{:#x} could not be unregistered: error {}", block.range(run).start, -error);
     block.mark_unregistered(run);
     watch_.remove(block.range(run));
+    policies_.watch(block.range(run));
   }
+  if (waits_for_us) events_.settle();
   return true;
 }
 

@@ -151,6 +151,7 @@ void Migrator::unmapped(Range range) noexcept {
   drop_moved(range);
   end_watching(range);
   const std::uint64_t now = now_ns();
+  policies_.unmapped(range);
   blocks_.for_each(range, [&](Block& block) {
     PageRun run = block.pages(range);
     end_coherent_sharing(block, PageMask(run));
@@ -206,6 +207,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
   follow_moved(from, to);
   end_watching(from);
   const std::uint64_t now = now_ns();
+  policies_.unmapped(from);
   std::uint64_t distance = to - from.start;  // modulo 2^64
   blocks_.for_each(from, [&](Block& block) {
     PageRun all = block.pages(from);

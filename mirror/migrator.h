@@ -31,6 +31,7 @@
 #include "mirror/mirror.h"
 #include "mirror/page_pipe.h"
 #include "mirror/placement.h"
+#include "mirror/policy_watch.h"
 #include "mirror/shared_memory.h"
 #include "mirror/staging.h"
 #include "mirror/userfaultfd.h"
@@ -90,6 +91,7 @@ class Migrator {
   bool has_snapshots() const noexcept { return has_snapshots_.load(std::memory_order_acquire); }
   // No device maps a file any more.
   void end_sharing_all() noexcept { end_sharing({0, ~std::uint64_t{0}}); }
+  PolicyWatch& policies() noexcept { return policies_; }
   // Any thread: false if what devices rely on in the application's mappings has changed; then apply_layout().
   bool layout_unchanged() noexcept { return watch_.unchanged(space_); }
   Outcome apply_layout() noexcept;
@@ -326,6 +328,7 @@ class Migrator {
   PagePipe page_pipe_;
   LayoutWatch watch_;
   Churn churn_;
+  PolicyWatch policies_{host_, space_};
   std::array<FileIdentity, 16> refused_files_{};  // the last ones that could not be shared
   std::size_t next_refused_file_ = 0;
   bool told_private_file_ = false;

@@ -121,6 +121,17 @@ class MirrorHandle final : public Mirror {
     if (alive()) service_->request({Request::Kind::kDevicePages, {address, kPageSize}, &device}, &pages);
     return pages;
   }
+  void never_migrate(Range range) noexcept override {
+    Range pages{page_down(range.start), page_up(range.end()) - page_down(range.start)};
+    if (alive()) service_->request({Request::Kind::kNeverMigrate, pages, nullptr});
+  }
+  void follow_policies(hms::PolicyTable* policies) noexcept override {
+    if (alive()) service_->request({.kind = Request::Kind::kFollowPolicies, .policies = policies});
+  }
+  void watch_policies(Range range) noexcept override {
+    Range pages{page_down(range.start), page_up(range.end()) - page_down(range.start)};
+    if (alive()) service_->request({Request::Kind::kWatchPolicies, pages, nullptr});
+  }
   void hold_home() noexcept override {
     if (alive()) service_->request({Request::Kind::kHold, {0, 0}, nullptr});
   }

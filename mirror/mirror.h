@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "hms/policy.h"
 #include "hms/topology.h"
 #include "mirror/device/operations.h"
 #include "mirror/page_mask.h"
@@ -69,6 +70,17 @@ class Mirror {
   virtual int bring_in(DeviceOperations& device, Range range, Untouched untouched) noexcept = 0;
   // The pages of the 2 MiB block around `address` that live on `device`, or on both sides.
   virtual PageMask device_pages(DeviceOperations& device, std::uint64_t address) noexcept = 0;
+  // The pages of `range` stay with the application for good: memory that pinned threads touch. What devices have of it
+  // comes home first.
+  virtual void never_migrate(Range range) noexcept = 0;
+
+  // Whoever unmaps memory or moves it away from now on takes its policy with it from `policies`, whose own memory must
+  // never migrate; null: no more. As far as policy_watch.h can.
+  virtual void follow_policies(hms::PolicyTable* policies) noexcept = 0;
+  // There is a new policy in `range`. Before it was made, drain_events(): else an unmap of what was there before might
+  // take it away.
+  virtual void watch_policies(Range range) noexcept = 0;
+
   // Brings everything home and holds device faults until release_hold(). The host owns all pages meanwhile. Nests.
   virtual void hold_home() noexcept = 0;
   virtual void release_hold() noexcept = 0;

@@ -294,6 +294,16 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
     case Request::Kind::kPlaceBy:
       migrator_.placement().place_by(slot.request.placement);
       return true;
+    case Request::Kind::kNeverMigrate:
+      if (first) space_.exclude(slot.request.range);
+      return continue_bringing_home(slot.request.range);
+    case Request::Kind::kFollowPolicies:
+      migrator_.policies().follow(slot.request.policies);
+      migrator_.policies().watch(kUserSpace);
+      return true;
+    case Request::Kind::kWatchPolicies:
+      migrator_.policies().watch(slot.request.range);
+      return true;
     case Request::Kind::kHold:
       if (first && holds_++ == 0) watch_device_faults(false);
       return !migrator_.has_devices() || continue_bringing_home(kUserSpace);

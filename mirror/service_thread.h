@@ -27,15 +27,19 @@ struct Request {
     kBringIn,
     kDevicePages,
     kPlaceBy,
+    kNeverMigrate,
+    kFollowPolicies,
+    kWatchPolicies,
     kHold,
     kRelease,
     kStop
   };
   Kind kind;
-  Range range;
-  DeviceOperations* device;
+  Range range{0, 0};
+  DeviceOperations* device = nullptr;
   Untouched untouched = Untouched::kSkip;
   PlacementSource placement{};
+  hms::PolicyTable* policies = nullptr;
 };
 
 class ServiceThread {

@@ -26,6 +26,7 @@ class FirstDeviceMemory final : public hms::DeviceMemory {
     return mirrored_.move_in(range, untouched);
   }
   int move_out(hms::AddressRange range) noexcept override { return mirrored_.move_out(range); }
+  void settle() noexcept override { mirrored_.settle(); }
   void policy_changed(hms::AddressRange range) noexcept override { mirrored_.policy_changed(range); }
 
   void residency(hms::AddressRange range, std::span<hms::Uid> places) const noexcept override {

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// Policies end with the memory that they are about.
+#include "mirror/policy_watch.h"
+
+#include <sys/mman.h>
+
+#include <memory_resource>
+
+#include "mirror/mirror_fixture.h"
+
+namespace mirrorcl::mirror {
+namespace {
+
+constexpr std::size_t kTableMemory = std::size_t{16} << 20;
+
+hms::PolicyChange read_mostly() {
+  hms::PolicyChange change;
+  change.read_mostly = true;
+  return change;
+}
+
+class PolicyWatchTest : public MirrorTest {
+ protected:
+  void SetUp() override {
+    MirrorTest::SetUp();
+    void* table =
+        mmap(nullptr, kTableMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    ASSERT_NE(table, MAP_FAILED);
+    table_memory_ = Mapping(table, kTableMemory);
+    resource_.emplace(table, kTableMemory, std::pmr::null_memory_resource());
+    auto policies = hms::PolicyTable::create(&*resource_);
+    ASSERT_TRUE(policies);
+    policies_ = std::move(*policies);
+    mirror_->never_migrate({reinterpret_cast<std::uint64_t>(table), kTableMemory});
+    mirror_->follow_policies(policies_.get());
+  }
+  void TearDown() override { mirror_->follow_policies(nullptr); }
+
+  // As hbind() does it.
+  void set_policy(const void* start, std::size_t pages) {
+    mirror_->drain_events();
+    const auto address = reinterpret_cast<std::uint64_t>(start);
+    ASSERT_EQ(policies_->change({address, address + pages * kPageSize}, read_mostly()), 0);
+    mirror_->watch_policies({address, pages * kPageSize});
+  }
+  bool has_policy(const void* at) {
+    mirror_->drain_events();
+    bool found = false;
+    const auto address = reinterpret_cast<std::uint64_t>(at);
+    policies_->for_each({address, address + kPageSize}, [&](hms::AddressRange, const hms::Policy&) { found = true; });
+    return found;
+  }
+
+  Mapping table_memory_;
+  std::optional<std::pmr::monotonic_buffer_resource> resource_;
+  hms::PolicyTable::Pointer policies_{nullptr, {nullptr}};
+  TestMemory memory_{2 * kBlockPages};
+};
+
+TEST_F(PolicyWatchTest, UnmappingEndsThePolicy) {
+  set_policy(memory_.data(), 8);
+  EXPECT_TRUE(has_policy(memory_.data()));
+  ASSERT_EQ(munmap(memory_.data() + 2 * kPageSize, 2 * kPageSize), 0);
+  EXPECT_TRUE(has_policy(memory_.data() + kPageSize));
+  EXPECT_FALSE(has_policy(memory_.data() + 2 * kPageSize));
+  EXPECT_FALSE(has_policy(memory_.data() + 3 * kPageSize));
+  EXPECT_TRUE(has_policy(memory_.data() + 4 * kPageSize)) << "of the rest it stays";
+}
+
+TEST_F(PolicyWatchTest, MappingOverEndsThePolicy) {
+  set_policy(memory_.data(), 4);
+  ASSERT_NE(mmap(memory_.data(), kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            MAP_FAILED);
+  EXPECT_FALSE(has_policy(memory_.data()));
+  EXPECT_TRUE(has_policy(memory_.data() + kPageSize));
+}
+
+TEST_F(PolicyWatchTest, MovingAwayEndsThePolicy) {
+  set_policy(memory_.data(), 4);
+  void* moved =
+      mremap(memory_.data(), 4 * kPageSize, 4 * kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, memory_.data() + kBlockSize);
+  ASSERT_EQ(moved, memory_.data() + kBlockSize);
+  EXPECT_FALSE(has_policy(memory_.data()));
+  EXPECT_FALSE(has_policy(moved)) << "a policy is of addresses";
+}
+
+TEST_F(PolicyWatchTest, DiscardedAndProtectedMemoryKeepsIt) {
+  set_policy(memory_.data(), 4);
+  *memory_.word(0) = 1;
+  ASSERT_EQ(madvise(memory_.data(), 4 * kPageSize, MADV_DONTNEED), 0);
+  ASSERT_EQ(mprotect(memory_.data(), 4 * kPageSize, PROT_READ), 0);
+  EXPECT_TRUE(has_policy(memory_.data()));
+}
+
+TEST_F(PolicyWatchTest, TheMirrorsOwnMovesAreNoUnmapping) {
+  set_policy(memory_.data(), kBlockPages);
+  for (int i = 0; i < 10; ++i) exchange(memory_.word(0), 10);  // becomes coherent: its mapping is replaced
+  EXPECT_EQ(statistics().events_unmap, 0U);
+  EXPECT_TRUE(has_policy(memory_.data()));
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory_.data()), kBlockSize});
+  EXPECT_TRUE(has_policy(memory_.data()));
+  // Watched again, now that devices have nothing of it any more.
+  ASSERT_EQ(munmap(memory_.data(), kPageSize), 0);
+  EXPECT_FALSE(has_policy(memory_.data()));
+}
+
+TEST_F(PolicyWatchTest, AFirstTouchBesideTheDeviceKeepsTheWatch) {
+  set_policy(memory_.data(), kBlockPages);
+  (void)device_.load(memory_.word(0));
+  *memory_.word(0) = 1;    // comes home; devices have nothing of the block
+  *memory_.word(300) = 1;  // a first touch, at which the mirror lets go of the block
+  ASSERT_EQ(munmap(memory_.word(300), kPageSize), 0);
+  EXPECT_FALSE(has_policy(memory_.word(300)));
+  EXPECT_TRUE(has_policy(memory_.word(299)));
+}
+
+// Nothing is served by the mirror there, so nothing is slower.
+TEST_F(PolicyWatchTest, WatchedMemoryTakesNoFaults) {
+  set_policy(memory_.data(), kBlockPages);
+  const std::uint64_t before = statistics().cpu_faults;
+  for (std::size_t page = 0; page < kBlockPages; ++page) *memory_.word(page) = page;
+  EXPECT_EQ(statistics().cpu_faults, before);
+}
+
+TEST_F(PolicyWatchTest, PoliciesFromBeforeAreWatchedToo) {
+  mirror_->follow_policies(nullptr);
+  const auto address = reinterpret_cast<std::uint64_t>(memory_.data());
+  ASSERT_EQ(policies_->change({address, address + kPageSize}, read_mostly()), 0);
+  mirror_->follow_policies(policies_.get());
+  ASSERT_EQ(munmap(memory_.data(), kPageSize), 0);
+  EXPECT_FALSE(has_policy(memory_.data()));
+}
+
+// The new policy must not go with the old memory.
+TEST_F(PolicyWatchTest, ANewPolicyOfAReusedAddressStays) {
+  for (int round = 0; round < 200; ++round) {
+    set_policy(memory_.data(), 1);
+    ASSERT_EQ(munmap(memory_.data(), kPageSize), 0);
+    ASSERT_EQ(mmap(memory_.data(), kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+              memory_.data());
+    set_policy(memory_.data(), 1);
+    ASSERT_TRUE(has_policy(memory_.data())) << round;
+  }
+}
+
+TEST_F(PolicyWatchTest, MemoryOfPinnedThreadsComesHomeAndStays) {
+  *memory_.word(0) = 1;
+  device_.store<std::uint64_t>(memory_.word(0), 2);
+  EXPECT_EQ(device_.pages_in_use(), 1U);
+  const auto address = reinterpret_cast<std::uint64_t>(memory_.data());
+  mirror_->never_migrate({address, kBlockSize});
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+  EXPECT_EQ(*memory_.word(0), 2U);
+  EXPECT_EQ(device_.load(memory_.word(0)), 2U) << "devices still read it";
+  std::uint64_t value = 3;
+  EXPECT_EQ(device_.write(memory_.word(0), &value, sizeof value), device::FaultKind::kUnmappable);
+  *memory_.word(kBlockPages) = 1;
+  device_.store<std::uint64_t>(memory_.word(kBlockPages), 4);
+  EXPECT_EQ(device_.last_error(), device::FaultKind::kNone) << "beside it nothing has changed";
+}
+
+}  // namespace
+}  // namespace mirrorcl::mirror
