@@ -43,6 +43,19 @@ bool read_memory_kind() {
   return text == "private";
 }
 
+int read_memory_node() {
+  const std::string text = environment("MIRRORCL_DEVICE_MEMORY_NODE", "auto");
+  if (text == "auto") return Options::kBestNode;
+  if (text == "none") return Options::kAnyNode;
+  int node = 0;
+  const char* end = text.data() + text.size();
+  if (auto [stop, error] = std::from_chars(text.data(), end, node); error == std::errc() && stop == end && node >= 0) {
+    return node;
+  }
+  log_warning("MIRRORCL_DEVICE_MEMORY_NODE={} is none of auto, none and the number of a NUMA node; ignored", text);
+  return Options::kBestNode;
+}
+
 std::string default_cache_dir() {
   std::string own = environment("MIRRORCL_CACHE_DIR");
   if (!own.empty()) return own;
@@ -61,6 +74,7 @@ Options read_options() {
   read_number("MIRRORCL_COMPUTE_UNITS", &o.compute_units);
   read_size("MIRRORCL_DEVICE_MEMORY", &o.device_memory);
   o.private_memory = read_memory_kind();
+  o.device_memory_node = read_memory_node();
   read_number("MIRRORCL_SPIN_US", &o.spin_us);
   o.library_dir = environment("MIRRORCL_LIBRARY_DIR");
   o.pocl_library = environment("MIRRORCL_POCL");

@@ -21,6 +21,10 @@ struct Options {
   std::uint32_t compute_units = 0;      // MIRRORCL_COMPUTE_UNITS: 0 = the CPUs this process may run on
   std::uint64_t device_memory = 0;      // MIRRORCL_DEVICE_MEMORY: bytes (K, M, G suffixes); 0 = half of RAM
   bool private_memory = false;          // MIRRORCL_DEVICE_MEMORY_KIND=private: the CPU does not map device memory
+  // MIRRORCL_DEVICE_MEMORY_NODE: a NUMA node's number, or one of these
+  static constexpr int kBestNode = -1;  // auto: the one that the topology says is best
+  static constexpr int kAnyNode = -2;   // none: wherever the kernel likes
+  int device_memory_node = kBestNode;
   std::uint32_t spin_us = 50;           // MIRRORCL_SPIN_US: how long units and waits spin before they sleep
   std::string library_dir;              // MIRRORCL_LIBRARY_DIR: where firmware and compiler service lie
   std::string pocl_library;             // MIRRORCL_POCL: path of libpocl; empty = Debian's
