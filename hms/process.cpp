@@ -5,9 +5,16 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <memory>
 #include <memory_resource>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <utility>
+#include <vector>
 
+#include "base/log.h"
 #include "hms/load.h"
 #include "hms/query.h"
 
@@ -18,6 +25,12 @@ namespace {
 constexpr std::size_t kPolicyMemory = std::size_t{16} << 20;
 
 struct Process {
+  // Held while the binder is made and joined.
+  std::recursive_mutex mutex;
+  std::atomic<bool> ready{false};  // the binder is there, and everybody has joined
+  std::optional<Result<Binder*>> result;
+  std::vector<void (*)(Binder&)> joiners;  // that have not joined yet
+  bool joining = false;
   void* memory = nullptr;
   std::unique_ptr<std::pmr::monotonic_buffer_resource> resource;
   PolicyTable::Pointer policies{nullptr, {nullptr}};
@@ -31,16 +44,22 @@ Process& process() {
 }
 
 void before_fork() {
-  process().binder->before_fork();
+  process().mutex.lock();
+  if (process().binder != nullptr) process().binder->before_fork();
 }
 void after_fork_in_parent() {
-  process().binder->after_fork_in_parent();
+  if (process().binder != nullptr) process().binder->after_fork_in_parent();
+  process().mutex.unlock();
 }
 void after_fork_in_child() {
-  process().binder->after_fork_in_child();
+  if (process().binder != nullptr) process().binder->after_fork_in_child();
+  // Locked by a thread whose number is another here.
+  new (&process().mutex) std::recursive_mutex;
 }
 
 Result<Binder*> start() {
+  init_log();  // this library has a copy of its own
+  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
   auto topology = load("");
   if (!topology) return tl::unexpected<Error>(topology.error());
   Process& p = process();
@@ -55,8 +74,20 @@ Result<Binder*> start() {
   p.policies = std::move(*policies);
   p.binder = std::make_unique<Binder>(std::make_shared<const Topology>(std::move(*topology)), *p.policies,
                                       kernel_host_memory());
-  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
   return p.binder.get();
+}
+
+// Locking: the mutex.
+void let_join(Binder& binder) {
+  Process& p = process();
+  p.joining = true;
+  while (!p.joiners.empty()) {
+    auto* join = p.joiners.back();
+    p.joiners.pop_back();
+    join(binder);
+  }
+  p.joining = false;
+  p.ready.store(true, std::memory_order_release);
 }
 
 // How the node's own CPUs reach it; nothing if it has none.
@@ -75,8 +106,19 @@ std::optional<Candidate> own_figures(const Topology& topology, const Target& nod
 }  // namespace
 
 Result<Binder*> process_binder() {
-  static const Result<Binder*> binder = start();
-  return binder;
+  Process& p = process();
+  if (p.ready.load(std::memory_order_acquire)) return *p.result;
+  std::scoped_lock lock(p.mutex);
+  if (!p.result) p.result.emplace(start());
+  if (*p.result && !p.joining) let_join(***p.result);
+  return *p.result;
+}
+
+void on_process_binder(void (*join)(Binder& binder)) {
+  Process& p = process();
+  std::scoped_lock lock(p.mutex);
+  p.joiners.push_back(join);
+  p.ready.store(false, std::memory_order_release);
 }
 
 AddressRange process_policy_memory() noexcept {

@@ -17,6 +17,10 @@ namespace mirrorcl::hms {
 // milliseconds then, nothing later. What load() answers if the machine cannot be looked at.
 HMS_API Result<Binder*> process_binder();
 
+// Has `join` called with the process's binder, once, before anybody else gets it: for who has devices to add to it. If
+// there is a binder already, at the next process_binder(). `join` may call process_binder() itself.
+HMS_API void on_process_binder(void (*join)(Binder& binder));
+
 // Where the process's policy table lies, once process_binder() has been called: memory of its own that must not
 // migrate.
 HMS_API AddressRange process_policy_memory() noexcept;

@@ -54,6 +54,19 @@ TEST_F(ProcessMemory, IsOneBinderForTheWholeProcess) {
   EXPECT_TRUE(table.contains(reinterpret_cast<std::uint64_t>(&binder_->policies())));
 }
 
+int g_joined = 0;
+
+TEST_F(ProcessMemory, WhoHasDevicesJoinsOnce) {
+  on_process_binder([](Binder& binder) {
+    EXPECT_EQ(*process_binder(), &binder);
+    ++g_joined;
+  });
+  EXPECT_EQ(g_joined, 0);
+  EXPECT_EQ(*process_binder(), binder_);
+  EXPECT_EQ(*process_binder(), binder_);
+  EXPECT_EQ(g_joined, 1);
+}
+
 TEST_F(ProcessMemory, BindsFromC) {
   std::uint32_t pages = 0;
   EXPECT_EQ(hbind_from_c(node_, &pages), 0);

@@ -4,13 +4,49 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "CL/cl_ext_mirrorcl.h"
+#include "hms/process.h"
 #include "icd/driver_under_test.h"
 
 namespace mirrorcl::icd::testing {
 namespace {
+
+// The platform is enough: nobody has asked the driver for anything yet.
+TEST(HbindBesideOpenCl, KnowsTheDeviceFromTheStart) {
+  Driver::get();
+  const auto binder = hms::process_binder();
+  ASSERT_TRUE(binder) << binder.error().message;
+  const auto topology = (*binder)->topology();
+  const hms::Initiator* device = topology->initiator_of_device("mirrorcl:0");
+  ASSERT_NE(device, nullptr);
+  const hms::Target* memory = topology->target_of_device("mirrorcl:0");
+  if (memory == nullptr) GTEST_SKIP() << "the ATS device has no memory of its own";
+  std::vector<char> bytes(64 * 4096, 1);
+  EXPECT_GE(hms_migrate(bytes.data(), bytes.size(), &memory->uid, 1), 63);
+  EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 1), 64 * 4096);
+}
+
+// Policies go with the memory also for device memory, of which the kernel knows nothing.
+TEST(HbindBesideOpenCl, PoliciesEndWithTheirMemory) {
+  Driver::get();
+  const auto binder = hms::process_binder();
+  ASSERT_TRUE(binder) << binder.error().message;
+  const hms::Target* device = (*binder)->topology()->target_of_device("mirrorcl:0");
+  if (device == nullptr) GTEST_SKIP() << "the ATS device has no memory of its own";
+  const std::uint32_t before = (*binder)->policies().range_count();
+  void* memory = mmap(nullptr, 64 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  ASSERT_EQ(hms_bind(memory, 64 * 4096, &device->uid, 1), 0);
+  EXPECT_EQ((*binder)->policies().range_count(), before + 1);
+  munmap(memory, 64 * 4096);
+  // The next call of hbind() waits for what has been unmapped.
+  std::vector<char> other(4096);
+  ASSERT_EQ(hms_unbind(other.data(), other.size()), 0);
+  EXPECT_EQ((*binder)->policies().range_count(), before);
+}
 
 TEST(HbindBesideOpenCl, MovesMemoryToTheDriversDevice) {
   constexpr std::size_t kPage = 4096;

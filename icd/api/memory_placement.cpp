@@ -24,7 +24,7 @@ namespace {
 ClResult<MemoryPlacement*> placement_of(cl_device_id device) {
   const auto runtime = device->runtime();
   if (!runtime) return ClError{CL_DEVICE_NOT_AVAILABLE};
-  const auto placement = MemoryPlacement::get(**runtime);
+  const auto placement = MemoryPlacement::get();
   if (!placement) return ClError{report(placement.error())};
   return *placement;
 }

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "icd/core/memory_placement.h"
 
-#include <algorithm>
-#include <mutex>
-#include <string>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
 
-#include "hms/json_file.h"
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <thread>
+
 #include "base/log.h"
+#include "base/options.h"
+#include "device/cpu/memory_node.h"
+#include "device/window.h"
+#include "hms/json_file.h"
 #include "hms/query.h"
 #include "mirror/device_memory.h"
 
@@ -66,17 +74,61 @@ int best_node(const hms::Topology& topology) {
   return -1;
 }
 
+std::size_t usable_nodes(const hms::Topology& topology) {
+  return static_cast<std::size_t>(std::ranges::count_if(topology.targets(), [](const hms::Target& target) {
+    return target.is_host() && target.online && hms::kernel_host_memory().may_use(target.node);
+  }));
+}
+
+// The node that device memory comes from, or whose figures it has at least; -1: none.
+int memory_node(const hms::Topology& topology) {
+  const int wanted = options().device_memory_node;
+  const bool usable =
+      wanted >= 0 && topology.target_of_node(wanted) != nullptr && hms::kernel_host_memory().may_use(wanted);
+  if (wanted >= 0 && !usable) log_warning("NUMA node {} cannot be used for device memory: see 'hms show'", wanted);
+  return usable ? wanted : best_node(topology);
+}
+
+// Has the kernel take the device's memory from `node`, if that makes a difference.
+void place_memory(device::CpuDevice& device, const hms::Topology& topology, int node) {
+  const int wanted = options().device_memory_node;
+  if (node < 0 || wanted == Options::kAnyNode) return;
+  if (wanted == Options::kBestNode && usable_nodes(topology) < 2) return;
+  const auto placed = device::prefer_node(device.memory_fd(), window::kDeviceMemoryFileSize, node);
+  if (!placed) return log_warning("device memory comes from any NUMA node: {}", placed.error().message);
+  log_info("device memory comes from NUMA node {}", node);
+}
+
+// Leaked, as the runtime is.
+Result<MemoryPlacement*>& joined() {
+  static auto* result = new Result<MemoryPlacement*>(fail(ErrorCode::kNotSupported, "the device could not be started"));
+  return *result;
+}
+
 }  // namespace
 
-Result<std::unique_ptr<MemoryPlacement>> MemoryPlacement::join(Runtime& runtime) {
-  const auto binder = hms::process_binder();
-  if (!binder) return tl::unexpected(binder.error());
-  std::unique_ptr<MemoryPlacement> placement(new MemoryPlacement(**binder));
-  for (std::uint32_t i = 0; i < runtime.device_count(); ++i) {
-    if (auto joined = placement->join_device(runtime, i); !joined) return tl::unexpected(joined.error());
+void MemoryPlacement::announce() {
+  hms::on_process_binder(&MemoryPlacement::join);
+}
+
+void MemoryPlacement::join(hms::Binder& binder) {
+  const auto runtime = Runtime::get();
+  if (!runtime) return;
+  std::unique_ptr<MemoryPlacement> placement(new MemoryPlacement(binder));
+  if (auto done = placement->join_devices(**runtime)) {
+    joined() = placement.release();
+  } else {
+    joined() = tl::unexpected(done.error());
+    placement.release();  // the binder may know some of its devices
   }
-  if (runtime.mirror() != nullptr) placement->publish(runtime);
-  return placement;
+}
+
+Result<void> MemoryPlacement::join_devices(Runtime& runtime) {
+  for (std::uint32_t i = 0; i < runtime.device_count(); ++i) {
+    if (auto done = join_device(runtime, i); !done) return done;
+  }
+  if (runtime.mirror() != nullptr) publish(runtime);
+  return {};
 }
 
 Result<void> MemoryPlacement::join_device(Runtime& runtime, std::uint32_t index) {
@@ -85,29 +137,34 @@ Result<void> MemoryPlacement::join_device(Runtime& runtime, std::uint32_t index)
   const mirror::DeviceCapabilities capabilities = runtime.device(index).capabilities();
   hms::ProcessDevice device;
   device.name = "mirrorcl:" + std::to_string(index);
-  device.node = best_node(*before);
+  device.node = memory_node(*before);
   device.memory_size = mirrored ? capabilities.memory_size : 0;
   device.memory_cpu_mappable = capabilities.memory_cpu_mappable;
   device.native_atomics = capabilities.native_atomics;
-  Device joined;
-  auto topology = hms::with_device(*before, device, &joined.uids);
+  if (mirrored) place_memory(runtime.device(index), *before, device.node);
+  Device added;
+  auto topology = hms::with_device(*before, device, &added.uids);
   if (!topology) return tl::unexpected(topology.error());
   binder_.set_topology(std::make_shared<const hms::Topology>(std::move(*topology)));
   if (mirrored && index == 0) {
-    joined.memory = std::make_unique<FirstDeviceMemory>(runtime, joined.uids.target);
+    added.memory = std::make_unique<FirstDeviceMemory>(runtime, added.uids.target);
   } else if (mirrored) {
-    joined.memory =
-        std::make_unique<mirror::MirroredMemory>(*runtime.mirror(), runtime.device(index), joined.uids.target);
+    added.memory =
+        std::make_unique<mirror::MirroredMemory>(*runtime.mirror(), runtime.device(index), added.uids.target);
   }
-  if (joined.memory) {
-    binder_.add_device(*joined.memory);
-    runtime.mirror()->publish_device(runtime.device(index), device.name, joined.uids.initiator, joined.uids.target);
+  if (added.memory) {
+    binder_.add_device(*added.memory);
+    runtime.mirror()->publish_device(runtime.device(index), device.name, added.uids.initiator, added.uids.target);
   }
-  devices_.push_back(std::move(joined));
+  devices_.push_back(std::move(added));
   return {};
 }
 
 void MemoryPlacement::publish(Runtime& runtime) {
+  // The mirror's pinned threads read the policies.
+  const hms::AddressRange policies = hms::process_policy_memory();
+  runtime.mirror()->never_migrate({policies.start, policies.size()});
+  runtime.mirror()->follow_policies(&binder_.policies());
   const auto topology = binder_.topology();
   runtime.mirror()->publish_topology(hms::to_json(*topology));
   std::vector<mirror::Mirror::DeviceUids> uids;
@@ -119,17 +176,28 @@ void MemoryPlacement::publish(Runtime& runtime) {
   }
 }
 
-Result<MemoryPlacement*> MemoryPlacement::get(Runtime& runtime) {
-  // Leaked, as the runtime is.
-  static auto* mutex = new std::mutex;
-  static MemoryPlacement* joined = nullptr;
-  std::scoped_lock lock(*mutex);
-  if (joined == nullptr) {
-    auto placement = join(runtime);
-    if (!placement) return tl::unexpected(placement.error());
-    joined = placement->release();
-  }
-  return joined;
+Result<MemoryPlacement*> MemoryPlacement::get() {
+  if (const auto binder = hms::process_binder(); !binder) return tl::unexpected(binder.error());
+  return joined();
+}
+
+void MemoryPlacement::join_in_background() {
+  // The application's signals are not this thread's business.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  static auto* thread = new std::thread([] {
+    if (auto placement = get(); !placement) {
+      log_info("memory is placed without the topology: {}", placement.error().message);
+    }
+  });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  // It must be gone before the destructors of the libraries that it uses run. The child of a fork has no such thread.
+  static const pid_t owner = getpid();
+  std::atexit([] {
+    if (getpid() == owner) thread->join();
+  });
 }
 
 }  // namespace mirrorcl::icd

@@ -16,8 +16,13 @@ namespace mirrorcl::icd {
 
 class MemoryPlacement {
  public:
-  // Looks at the machine and joins the devices of `runtime`, at the first call; some tens of milliseconds then.
-  static Result<MemoryPlacement*> get(Runtime& runtime);
+  // Has the driver's devices join when this process first asks for its binder, which starts them. Called once, when the
+  // platform is made.
+  static void announce();
+  // Looks at the machine and joins the devices, in a thread of its own, so that nobody has to wait for it later.
+  static void join_in_background();
+  // The same now, if it has not been done; some tens of milliseconds then.
+  static Result<MemoryPlacement*> get();
 
   hms::Binder& binder() noexcept { return binder_; }
   // The device and its memory in the topology. The ATS device has none of its own: kNoUid.
@@ -30,7 +35,8 @@ class MemoryPlacement {
   };
 
   explicit MemoryPlacement(hms::Binder& binder) : binder_(binder) {}
-  static Result<std::unique_ptr<MemoryPlacement>> join(Runtime& runtime);
+  static void join(hms::Binder& binder);
+  Result<void> join_devices(Runtime& runtime);
   Result<void> join_device(Runtime& runtime, std::uint32_t index);
   // Tells the mirror, which places pages by the topology, and by way of it other processes.
   void publish(Runtime& runtime);

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "icd/core/device_choice.h"
+#include "icd/core/memory_placement.h"
 
 namespace {
 
@@ -37,7 +38,11 @@ std::span<_cl_device_id> _cl_platform_id::devices() noexcept {
 _cl_platform_id& _cl_platform_id::get() noexcept {
   // Never destroyed: applications release objects from their own exit handlers.
   alignas(_cl_platform_id) static std::byte memory[sizeof(_cl_platform_id)];
-  static _cl_platform_id* const platform = ::new (memory) _cl_platform_id;
+  static _cl_platform_id* const platform = [] {
+    mirrorcl::init_log();
+    mirrorcl::icd::MemoryPlacement::announce();
+    return ::new (memory) _cl_platform_id;
+  }();
   return *platform;
 }
 

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "device/ats/ats_device.h"
+#include "icd/core/memory_placement.h"
 #include "icd/core/platform.h"
 
 namespace mirrorcl::icd {
@@ -42,6 +43,7 @@ Result<Runtime*> Runtime::get() {
     if (auto started = start()) {
       *outcome = started->release();
       started_runtime.store(**outcome, std::memory_order_release);
+      MemoryPlacement::join_in_background();
     } else {
       log_error("the device cannot be started: {}", started.error().message);
       *outcome = tl::unexpected(started.error());
