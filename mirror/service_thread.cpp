@@ -299,6 +299,7 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
       return continue_bringing_home(slot.request.range);
     case Request::Kind::kFollowPolicies:
       migrator_.policies().follow(slot.request.policies);
+      migrator_.placement().follow(slot.request.policies);
       migrator_.policies().watch(kUserSpace);
       return true;
     case Request::Kind::kWatchPolicies:
