@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory_resource>
 
 #include "hms/json_file.h"
 #include "hms/live_view.h"
@@ -230,6 +231,31 @@ TEST(LiveProcessTest, WorksBeforeTheTopologyIsPublished) {
   EXPECT_NE(why.output.find("device 0 read it: it was allocated in device 0's memory"), std::string::npos)
       << why.output;
   EXPECT_NE(why.output.find("has not published its topology"), std::string::npos) << why.output;
+}
+
+TEST(LiveProcessTest, WhyTellsThePolicyThatApplied) {
+  const MirroredProcess process([](Mirror& mirror, FakeDevice& device, TestMemory& memory) {
+    constexpr std::size_t kSize = std::size_t{16} << 20;
+    void* table = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    static std::pmr::monotonic_buffer_resource resource(table, kSize, std::pmr::null_memory_resource());
+    static auto policies = hms::PolicyTable::create(&resource);
+    hms::PolicyChange change;
+    change.read_mostly = true;
+    const auto address = reinterpret_cast<std::uint64_t>(memory.data());
+    if (!policies || (*policies)->change({address, address + kPageSize}, change) != 0) return;
+    mirror.never_migrate({reinterpret_cast<std::uint64_t>(table), kSize});
+    mirror.follow_policies(policies->get());
+    *memory.word(0) = 1;
+    (void)device.load(memory.word(0));
+    *memory.word(1) = 1;
+    (void)device.load(memory.word(1));
+  });
+  ASSERT_NE(process.address(), 0U);
+  const ToolOutcome wished = run_tool(process.argument("why") + process.page(0));
+  EXPECT_NE(wished.output.find("Because: the range is marked as read mostly"), std::string::npos) << wished.output;
+  EXPECT_NE(wished.output.find("Policy: the program's wish: read mostly."), std::string::npos) << wished.output;
+  const ToolOutcome other = run_tool(process.argument("why") + process.page(1));
+  EXPECT_NE(other.output.find("the program had no wish for this range"), std::string::npos) << other.output;
 }
 
 TEST(LiveProcessTest, ErrorsSayWhatToDo) {

@@ -83,7 +83,18 @@ void Migrator::note(const AttachedDevice& device, Range range, hms::Action actio
   hms::Uid target = hms::live::device_memory(device.index);
   if (to == Live::To::kHost) std::swap(from, target);
   if (reason == hms::Reason::kFirstTouch) from = hms::live::kNowhere;
-  live_.note_decision({range, cause_.requester, from, target, cause_.access, action, reason});
+  // What the program wishes for was looked up for the fault at hand only.
+  const bool was_decided =
+      question_.address - range.start < range.size && reason != hms::Reason::kAsked && reason != hms::Reason::kEvicted;
+  live_.note_decision({.range = range,
+                       .requester = cause_.requester,
+                       .from = from,
+                       .to = target,
+                       .access = cause_.access,
+                       .action = action,
+                       .reason = reason,
+                       .evicts = false,
+                       .policy = was_decided ? &placement_.policy() : nullptr});
 }
 
 AttachedDevice* Migrator::attach(DeviceOperations* operations) noexcept {
