@@ -193,9 +193,9 @@ struct Place {
   }
 };
 
-constexpr std::uint32_t kNoLink = ~std::uint32_t{0};
-
-// The answers of all initiators of a query, by the targets' positions.
+// The answers of all initiators of a query, by the targets' positions. Most initiators of a large machine reach most
+// targets over one and the same link, which is their worst: only what better ways lead to, now or for the initiator
+// before, is looked at then.
 class Answers {
  public:
   explicit Answers(const Topology& topology)
@@ -203,7 +203,8 @@ class Answers {
         worst_(topology.targets().size()),
         mine_(worst_.size()),
         last_link_(worst_.size()),
-        reached_(worst_.size()) {}
+        on_base_(worst_.size()),
+        missed_(worst_.size()) {}
 
   void add(const std::vector<Way>& ways, Rank rank) {
     // The best way comes last and has the last word.
@@ -211,35 +212,73 @@ class Answers {
     for (const Way& way : ways) ordered_.push_back(&way);
     std::stable_sort(ordered_.begin(), ordered_.end(),
                      [rank](const Way* a, const Way* b) { return way_order(*b, rank) < way_order(*a, rank); });
-    std::fill(mine_.begin(), mine_.end(), nullptr);
-    for (const Way* way : ordered_) {
-      for (const auto target : topology_.adjacency().targets_of_link[way->link]) mine_[target] = way;
-    }
-    for (std::size_t i = 0; i < mine_.size(); ++i) {
-      if (mine_[i] == nullptr || reached_[i] != initiators_) continue;
-      ++reached_[i];
-      // Straight over the same link as the initiator before: nothing can have become worse.
-      const std::uint32_t link = mine_[i]->bridges == 0 ? mine_[i]->link : kNoLink;
-      if (initiators_ == 0) {
-        worst_[i] = *mine_[i];
-      } else if (link == kNoLink || link != last_link_[i]) {
-        worsen(worst_[i], *mine_[i]);
+    const Way* base = ordered_.empty() ? nullptr : ordered_.front();
+    const bool as_before = initiators_ != 0 && base != nullptr && straight_link(*base) == base_link_;
+    if (!as_before) start_from(base);
+    look_at_.swap(special_);
+    for (const auto target : look_at_) mine_[target] = on_base_[target] ? base : nullptr;
+    special_.clear();
+    for (std::size_t i = 1; i < ordered_.size(); ++i) {
+      for (const auto target : topology_.adjacency().targets_of_link[ordered_[i]->link]) {
+        mine_[target] = ordered_[i];
+        special_.push_back(target);
       }
-      last_link_[i] = link;
+    }
+    if (as_before) {
+      for (const auto target : look_at_) compare(target);
+      for (const auto target : special_) compare(target);
+    } else {
+      for (std::uint32_t target = 0; target < mine_.size(); ++target) compare(target);
     }
     ++initiators_;
   }
 
   // What all initiators reach the target at this position with; nothing if one does not.
-  const Way* at(std::size_t target) const { return reached_[target] == initiators_ ? &worst_[target] : nullptr; }
+  const Way* at(std::size_t target) const { return missed_[target] ? nullptr : &worst_[target]; }
 
  private:
+  static constexpr std::uint32_t kNoLink = ~std::uint32_t{0};
+
+  // The link that a way goes straight over; kNoLink: it crosses bridges.
+  static std::uint32_t straight_link(const Way& way) { return way.bridges == 0 ? way.link : kNoLink; }
+
+  // `base` is the worst way of the initiator being added; null: it reaches nothing.
+  void start_from(const Way* base) {
+    // Never equal to a way with bridges.
+    base_link_ = base == nullptr || base->bridges != 0 ? kNoLink - 1 : base->link;
+    special_.clear();
+    std::fill(mine_.begin(), mine_.end(), nullptr);
+    std::fill(on_base_.begin(), on_base_.end(), false);
+    if (base == nullptr) return;
+    for (const auto target : topology_.adjacency().targets_of_link[base->link]) {
+      mine_[target] = base;
+      on_base_[target] = true;
+    }
+  }
+
+  void compare(std::uint32_t target) {
+    if (mine_[target] == nullptr) missed_[target] = true;
+    if (missed_[target]) return;
+    // Straight over the same link as the initiator before: nothing can have become worse.
+    const std::uint32_t link = straight_link(*mine_[target]);
+    if (initiators_ == 0) {
+      worst_[target] = *mine_[target];
+    } else if (link == kNoLink || link != last_link_[target]) {
+      worsen(worst_[target], *mine_[target]);
+    }
+    last_link_[target] = link;
+  }
+
   const Topology& topology_;
   std::vector<Way> worst_;
-  std::vector<const Way*> ordered_;       // of the initiator being added, worst first
-  std::vector<const Way*> mine_;          // its best way to each target
-  std::vector<std::uint32_t> last_link_;  // that the initiator before went straight over, or kNoLink
-  std::vector<std::uint32_t> reached_;    // by so many of the initiators so far, one after the other
+  std::vector<const Way*> ordered_;        // of the initiator being added, worst first
+  std::vector<const Way*> mine_;           // its best way to each target, as far as it is looked at
+  std::vector<std::uint32_t> last_link_;   // that the initiator before went straight over, or kNoLink
+  std::uint32_t base_link_ = kNoLink - 1;  // that the worst way of the initiator before went straight over
+  std::vector<char> on_base_;              // targets of that
+  std::vector<std::uint32_t> special_;     // targets to which the initiator before had better ways
+  std::vector<std::uint32_t> look_at_;
+  std::vector<char> missed_;  // an initiator does not reach the target
   std::uint32_t initiators_ = 0;
 };
 

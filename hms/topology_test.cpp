@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
 #include <random>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "hms/query.h"
 #include "hms/reference_machine.h"
+#include "hms/test_machines.h"
 
 namespace mirrorcl::hms {
 namespace {
@@ -361,6 +363,51 @@ TEST(PathArithmetic, TheBestWayIsTheBestOfAllPaths) {
   }
   EXPECT_GT(reached, 10'000);
   EXPECT_GT(crossed, 1'000);
+}
+
+// A set of initiators reaches what each of them reaches, with the worst of the figures that each has alone.
+void expect_the_worst_of_each(const Topology& machine, const Query& query) {
+  const auto all = best_targets(machine, query);
+  ASSERT_TRUE(all);
+  std::size_t found = 0;
+  for (const Target& target : machine.targets()) {
+    bool reached = true;
+    std::optional<std::uint64_t> least = ~std::uint64_t{0};
+    for (const Uid initiator : query.initiators) {
+      const auto alone = reach(machine, initiator, target.uid, query);
+      reached = reached && alone.has_value();
+      if (!reached) break;
+      least = least && alone->bandwidth ? std::optional(std::min(*least, alone->bandwidth->number)) : std::nullopt;
+    }
+    const auto one = std::find_if(all->begin(), all->end(), [&](const auto& c) { return c.target == target.uid; });
+    ASSERT_EQ(one != all->end(), reached);
+    if (!reached) continue;
+    ++found;
+    const std::optional<std::uint64_t> bandwidth =
+        one->bandwidth ? std::optional(one->bandwidth->number) : std::nullopt;
+    ASSERT_EQ(bandwidth, least);
+  }
+  EXPECT_EQ(found, all->size());
+}
+
+TEST(PathArithmetic, SetsOfInitiatorsGetTheWorstOfEach) {
+  std::mt19937 random(7);
+  const auto some_of = [&](const Topology& machine) {
+    Query query;
+    for (const Initiator& initiator : machine.initiators()) {
+      if (random() % 3 != 0) query.initiators.push_back(initiator.uid);
+    }
+    std::shuffle(query.initiators.begin(), query.initiators.end(), random);
+    return query;
+  };
+  const Topology large = many_nodes(64);
+  for (int round = 0; round < 1000; ++round) {
+    const Topology machine = random_machine(random);
+    const Query query = some_of(machine);
+    if (!query.initiators.empty()) expect_the_worst_of_each(machine, query);
+    if (round % 100 == 0) expect_the_worst_of_each(large, some_of(large));
+    if (HasFatalFailure()) return;
+  }
 }
 
 TEST(PathArithmetic, LatenciesDoNotOverflow) {
