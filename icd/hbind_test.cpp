@@ -48,6 +48,28 @@ TEST(HbindBesideOpenCl, PoliciesEndWithTheirMemory) {
   EXPECT_EQ((*binder)->policies().range_count(), before);
 }
 
+// Also that of memory which is never unmapped: it is handed out again.
+TEST(HbindBesideOpenCl, PoliciesEndWithAnSvmAllocation) {
+  const auto binder = hms::process_binder();
+  ASSERT_TRUE(binder) << binder.error().message;
+  const hms::Target* node = (*binder)->topology()->target_of_node(0);
+  if (node == nullptr) GTEST_SKIP() << "no node 0";
+  cl_device_id device = Driver::get().device;
+  cl_int error = 0;
+  cl_context context = cl().clCreateContext(nullptr, 1, &device, nullptr, nullptr, &error);
+  ASSERT_EQ(error, CL_SUCCESS);
+  void* memory = cl().clSVMAlloc(context, CL_MEM_READ_WRITE, 256 * 4096, 0);
+  ASSERT_NE(memory, nullptr);
+  const std::uint32_t before = (*binder)->policies().range_count();
+  if (hms_bind(memory, 256 * 4096, &node->uid, 1) == 0) {
+    EXPECT_EQ((*binder)->policies().range_count(), before + 1);
+    static_cast<char*>(memory)[0] = 1;
+  }
+  cl().clSVMFree(context, memory);
+  EXPECT_EQ((*binder)->policies().range_count(), before);
+  cl().clReleaseContext(context);
+}
+
 TEST(HbindBesideOpenCl, MovesMemoryToTheDriversDevice) {
   constexpr std::size_t kPage = 4096;
   constexpr std::size_t kPages = 100;

@@ -14,6 +14,7 @@
 #include "icd/core/context.h"
 #include "icd/core/copy.h"
 #include "icd/core/device.h"
+#include "icd/core/memory_placement.h"
 #include "icd/core/runtime.h"
 
 using namespace mirrorcl::icd;
@@ -57,7 +58,7 @@ CL_API_ENTRY void* CL_API_CALL clSVMAlloc(cl_context context, cl_svm_mem_flags f
 
 CL_API_ENTRY void CL_API_CALL clSVMFree(cl_context context, void* svm_pointer) {
   if (!is_valid(context) || svm_pointer == nullptr) return;
-  if (Runtime* runtime = Runtime::if_started()) runtime->allocator().free(svm_pointer);
+  if (Runtime* runtime = Runtime::if_started()) MemoryPlacement::free(*runtime, svm_pointer);
 }
 
 CL_API_ENTRY cl_int CL_API_CALL clEnqueueSVMFree(cl_command_queue command_queue, cl_uint num_svm_pointers,
@@ -77,7 +78,7 @@ CL_API_ENTRY cl_int CL_API_CALL clEnqueueSVMFree(cl_command_queue command_queue,
       if (pfn_free_func != nullptr) {
         pfn_free_func(command_queue, static_cast<cl_uint>(pointers.size()), pointers.data(), user_data);
       } else {
-        for (void* pointer : pointers) command_queue->runtime().allocator().free(pointer);
+        for (void* pointer : pointers) MemoryPlacement::free(command_queue->runtime(), pointer);
       }
       return CL_COMPLETE;
     });

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "icd/core/context.h"
+#include "icd/core/memory_placement.h"
 #include "icd/core/runtime.h"
 
 using mirrorcl::Result;
@@ -26,7 +27,7 @@ _cl_mem::~_cl_mem() {
   for (auto callback = destructor_callbacks_.rbegin(); callback != destructor_callbacks_.rend(); ++callback) {
     callback->function(this, callback->user_data);
   }
-  if (storage_owner_ != nullptr) storage_owner_->allocator().free(address_);
+  if (storage_owner_ != nullptr) mirrorcl::icd::MemoryPlacement::free(*storage_owner_, address_);
 }
 
 Result<_cl_mem*> _cl_mem::make_buffer(_cl_context& context, Runtime& runtime,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <string>
 #include <thread>
@@ -14,6 +15,7 @@
 #include "base/options.h"
 #include "device/cpu/memory_node.h"
 #include "device/window.h"
+#include "hms/hbind.h"
 #include "hms/json_file.h"
 #include "hms/query.h"
 #include "mirror/device_memory.h"
@@ -99,6 +101,16 @@ void place_memory(device::CpuDevice& device, const hms::Topology& topology, int 
   log_info("device memory comes from NUMA node {}", node);
 }
 
+// Once the devices have joined it.
+std::atomic<hms::Binder*> g_binder{nullptr};
+
+std::uint64_t page_down(std::uint64_t address) {
+  return address & ~(hms::DeviceMemory::kPageSize - 1);
+}
+std::uint64_t page_up(std::uint64_t address) {
+  return page_down(address + hms::DeviceMemory::kPageSize - 1);
+}
+
 // Leaked, as the runtime is.
 Result<MemoryPlacement*>& joined() {
   static auto* result = new Result<MemoryPlacement*>(fail(ErrorCode::kNotSupported, "the device could not be started"));
@@ -116,6 +128,7 @@ void MemoryPlacement::join(hms::Binder& binder) {
   if (!runtime) return;
   std::unique_ptr<MemoryPlacement> placement(new MemoryPlacement(binder));
   if (auto done = placement->join_devices(**runtime)) {
+    g_binder.store(&binder, std::memory_order_release);
     joined() = placement.release();
   } else {
     joined() = tl::unexpected(done.error());
@@ -179,6 +192,20 @@ void MemoryPlacement::publish(Runtime& runtime) {
 Result<MemoryPlacement*> MemoryPlacement::get() {
   if (const auto binder = hms::process_binder(); !binder) return tl::unexpected(binder.error());
   return joined();
+}
+
+void MemoryPlacement::free(Runtime& runtime, void* pointer) {
+  hms::Binder* binder = g_binder.load(std::memory_order_acquire);
+  if (const auto found = runtime.allocator().find(pointer);
+      found && binder != nullptr && binder->policies().range_count() != 0) {
+    // Whole pages: others may have allocations in the first and the last.
+    const auto start = reinterpret_cast<std::uint64_t>(found->start);
+    std::uint32_t atom = HBIND_ATOM(HBIND_CMD_DEFAULT, 0);
+    hbind_params params{
+        page_up(start), page_down(start + found->size), 0, 1, 0, reinterpret_cast<std::uint64_t>(&atom)};
+    if (params.start < params.end) (void)binder->hbind(&params);
+  }
+  runtime.allocator().free(pointer);
 }
 
 void MemoryPlacement::join_in_background() {

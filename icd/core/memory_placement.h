@@ -24,6 +24,9 @@ class MemoryPlacement {
   // The same now, if it has not been done; some tens of milliseconds then.
   static Result<MemoryPlacement*> get();
 
+  // Gives SVM memory or a buffer's back, and takes its policy with it.
+  static void free(Runtime& runtime, void* pointer);
+
   hms::Binder& binder() noexcept { return binder_; }
   // The device and its memory in the topology. The ATS device has none of its own: kNoUid.
   const hms::ProcessDeviceUids& device(std::uint32_t index) const noexcept { return devices_[index].uids; }
