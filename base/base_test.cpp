@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <thread>
@@ -63,6 +65,25 @@ TEST(RawSyscall, ReturnsNegativeErrno) { EXPECT_EQ(raw_syscall(SYS_close, -1), -
 
 TEST(PrivateFile, NamesTheFileInTheProjectsFolder) {
   EXPECT_NE(private_file("mirrorcl-firmware").find("mirrorcl/mirrorcl-firmware"), std::string::npos);
+}
+
+// As when the mirror makes the page behind a lock coherent.
+TEST(PrivateFutex, FindsItsSleepersAfterThePageWasReplaced) {
+  constexpr std::size_t kSize = 4096;
+  void* page = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  auto* word = new (page) FutexWord(0);
+  std::thread sleeper([word] {
+    while (word->load() == 0) private_futex_wait(word, 0);
+  });
+  usleep(20'000);  // asleep by now, or it sees the value
+  UniqueFd file(memfd_create("page", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(file.get(), kSize), 0);
+  ASSERT_EQ(mmap(page, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file.get(), 0), page);
+  word->store(1);
+  private_futex_wake(word, INT32_MAX);
+  sleeper.join();
+  munmap(page, kSize);
 }
 
 }  // namespace

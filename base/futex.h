@@ -24,6 +24,16 @@ inline long futex_wait(FutexWord* word, std::uint32_t expected, std::int64_t tim
 // Wakes up to `count` sleepers; returns how many.
 inline long futex_wake(FutexWord* word, int count) noexcept { return raw_syscall(SYS_futex, word, FUTEX_WAKE, count); }
 
+// The same among the threads of this process, for a word in memory that the mirror may move or make coherent meanwhile:
+// the kernel files private futexes under their address alone, while std::atomic's wait uses the other kind, whose
+// sleepers nobody finds once the page behind the word is another one.
+inline long private_futex_wait(FutexWord* word, std::uint32_t expected) noexcept {
+  return raw_syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, nullptr);
+}
+inline long private_futex_wake(FutexWord* word, int count) noexcept {
+  return raw_syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count);
+}
+
 inline void cpu_relax() noexcept { __builtin_ia32_pause(); }
 
 }  // namespace mirrorcl

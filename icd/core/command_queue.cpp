@@ -135,7 +135,7 @@ cl_int _cl_command_queue::drive_until(_cl_event& target) {
       std::unique_lock lock(mutex_);
       advance(lock, after, Driver{target.sequence_});
       // Read under the lock: any step that this thread could take later is announced by a change of it.
-      seen = target.status_.load(std::memory_order_acquire);
+      seen = target.status_.load();
       if (target.phase_ == CommandPhase::kRetired) return seen;
       if (target.phase_ == CommandPhase::kWithDevice) {
         holder = Ref<_cl_event>(&target);
@@ -147,7 +147,7 @@ cl_int _cl_command_queue::drive_until(_cl_event& target) {
     if (holder) {
       holder->wait_for_device(hardware_);
     } else {
-      target.status_.wait(seen, std::memory_order_acquire);
+      target.status_.wait(seen);
     }
   }
 }

@@ -26,7 +26,7 @@ std::uint64_t now_ns() noexcept {
 
 _cl_event::_cl_event(_cl_context& context)
     : Object(context.dispatch_data()), context_(&context), shown_context_(&context), type_(CL_COMMAND_USER), shown_(true) {
-  status_.store(CL_SUBMITTED, std::memory_order_relaxed);
+  status_.store(CL_SUBMITTED);
 }
 
 _cl_event::_cl_event(_cl_command_queue& queue, cl_command_type type, mirrorcl::icd::CommandKind kind)
@@ -66,13 +66,13 @@ void _cl_event::set_launch(mirrorcl::icd::KernelLaunchState launch, const mirror
 }
 
 cl_int _cl_event::status() const noexcept {
-  cl_int own = status_.load(std::memory_order_acquire);
+  cl_int own = status_.load();
   if (own <= CL_COMPLETE) return own;
   const auto* signal = signal_.load(std::memory_order_acquire);
-  if (signal == nullptr) return status_.load(std::memory_order_acquire);
+  if (signal == nullptr) return status_.load();
   const std::int32_t device = signal->load_status();
   // The signal may serve another command by now: only if this one was retired before, and then its status is final.
-  own = status_.load(std::memory_order_acquire);
+  own = status_.load();
   if (own <= CL_COMPLETE) return own;
   if (device > mirrorcl::device::kStatusComplete) return device;
   if (prints_) return CL_RUNNING;  // until its text is written
@@ -82,21 +82,21 @@ cl_int _cl_event::status() const noexcept {
 std::uint64_t _cl_event::start_ns() const noexcept {
   const auto* signal = signal_.load(std::memory_order_acquire);
   const std::uint64_t device = signal != nullptr ? signal->start_ns : 0;
-  return status_.load(std::memory_order_acquire) <= CL_COMPLETE || signal == nullptr ? start_ns_ : device;
+  return status_.load() <= CL_COMPLETE || signal == nullptr ? start_ns_ : device;
 }
 
 std::uint64_t _cl_event::end_ns() const noexcept {
   const auto* signal = signal_.load(std::memory_order_acquire);
   const std::uint64_t device = signal != nullptr ? signal->end_ns : 0;
-  return status_.load(std::memory_order_acquire) <= CL_COMPLETE || signal == nullptr ? end_ns_ : device;
+  return status_.load() <= CL_COMPLETE || signal == nullptr ? end_ns_ : device;
 }
 
 cl_int _cl_event::wait() {
   if (queue_) return queue_->drive_until(*this);
   for (;;) {
-    const cl_int now = status_.load(std::memory_order_acquire);
+    const cl_int now = status_.load();
     if (now <= CL_COMPLETE) return now;
-    status_.wait(now, std::memory_order_acquire);
+    status_.wait(now);
   }
 }
 
@@ -140,7 +140,7 @@ void _cl_event::dependency_met(cl_int status, Aftermath& after) {
 }
 
 void _cl_event::set_progress(cl_int status, Aftermath& after) {
-  status_.store(status, std::memory_order_release);
+  status_.store(status);
   status_.notify_all();
   if (!shown_) return;
   std::lock_guard lock(mutex_);
@@ -158,7 +158,7 @@ void _cl_event::settle(cl_int status, Aftermath& after) {
 
 void _cl_event::settle_locked(cl_int status, Aftermath& after) {
   settled_ = true;
-  status_.store(status, std::memory_order_release);
+  status_.store(status);
   status_.notify_all();
   for (auto& dependant : std::exchange(dependants_, {})) dependant->dependency_met(status, after);
   if (callbacks_.empty()) return;

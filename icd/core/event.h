@@ -33,6 +33,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/futex.h"
 #include "device/cpu/cpu_device.h"
 #include "icd/core/kernel.h"
 #include "icd/core/launch.h"
@@ -56,6 +57,28 @@ enum class CommandKind : std::uint8_t {
   kMarker,     // nothing to do: an empty packet behind kernels, else complete when its turn comes
   kHost,       // work of a host thread
   kHostShort,  // the same, and so short that the enqueuing thread may do it when its turn has come
+};
+
+// A status that threads wait for. It lies in the application's heap, whose pages move and become coherent: hence private
+// futexes, which std::atomic does not use.
+class AwaitedStatus {
+ public:
+  explicit AwaitedStatus(cl_int status) noexcept : word_(static_cast<std::uint32_t>(status)) {}
+  cl_int load() const noexcept { return static_cast<cl_int>(word_.load(std::memory_order_acquire)); }
+  void store(cl_int status) noexcept { word_.store(static_cast<std::uint32_t>(status), std::memory_order_seq_cst); }
+  // Returns when it is not `seen` any more and somebody has said so, or earlier.
+  void wait(cl_int seen) noexcept {
+    waiters_.fetch_add(1, std::memory_order_seq_cst);
+    private_futex_wait(&word_, static_cast<std::uint32_t>(seen));
+    waiters_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  void notify_all() noexcept {
+    if (waiters_.load(std::memory_order_seq_cst) != 0) private_futex_wake(&word_, INT32_MAX);
+  }
+
+ private:
+  FutexWord word_;
+  std::atomic<std::uint32_t> waiters_{0};
 };
 
 // Where a command of a queue is. Guarded by the queue's lock; changes only in this order.
@@ -146,7 +169,7 @@ struct _cl_event : mirrorcl::icd::Object<_cl_event> {
   bool reported_ = false;  // a blocking call returns its status
   bool prints_ = false;    // the status is complete only after retirement
 
-  std::atomic<cl_int> status_{CL_QUEUED};                   // final values only at the end; waited on
+  mirrorcl::icd::AwaitedStatus status_{CL_QUEUED};          // final values only at the end
   std::atomic<mirrorcl::device::Signal*> signal_{nullptr};  // not null while the device's status counts
   std::atomic<std::uint32_t> unmet_{1};                     // dependencies not final, and one until enqueued
   std::atomic<bool> dependency_failed_{false};
