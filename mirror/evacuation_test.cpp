@@ -119,9 +119,7 @@ TEST_F(EvacuationTest, SystemCalls) {
   EXPECT_EQ(wrong, 0U);
 }
 
-// Disabled: on a loaded machine it has once ended with a segmentation fault, of about twenty runs; the cause is not
-// known (docs/status.md).
-TEST_F(EvacuationTest, DISABLED_Forks) {
+TEST_F(EvacuationTest, Forks) {
   std::atomic<std::uint64_t> wrong{0};
   run(1, [&](unsigned) {
     std::vector<char> data(20000, 'a');

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -118,6 +119,16 @@ int HostAgent::make_exclusive(Range range, HostEvents& events, const Userfaultfd
   return static_cast<int>(
       call({SYS_madvise, {static_cast<long>(range.start), static_cast<long>(range.size), kPopulateWrite, 0, 0}}, events,
            &host, range));
+}
+
+int HostAgent::clear_futex(std::uint64_t address, HostEvents& events, const Userfaultfd& host) noexcept {
+  // The operation on the second futex, which is the same: set it to 0. That is what a last argument of 0 says.
+  static_assert((FUTEX_OP_SET << 28 | FUTEX_OP_CMP_EQ << 24) == 0);
+  constexpr long kAll = 1 << 30;
+  const auto futex = static_cast<long>(address);
+  const long woken =
+      call({SYS_futex, {futex, FUTEX_WAKE_OP, kAll, kAll, futex}}, events, &host, {page_down(address), kPageSize});
+  return woken < 0 ? static_cast<int>(woken) : 0;
 }
 
 long HostAgent::splice(Range range, int write_end, HostEvents& events) noexcept {

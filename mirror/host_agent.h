@@ -40,6 +40,9 @@ class HostAgent {
   bool made_call() const noexcept { return made_call_; }
   // Drops the pages of `range`, locked ones too.
   int discard(Range range, HostEvents& events) noexcept;
+  // Sets the futex at `address`, in a page that is there, to 0 and wakes all who wait for it. Should the page vanish
+  // meanwhile, or a write protection be left on it, that is answered as below.
+  int clear_futex(std::uint64_t address, HostEvents& events, const Userfaultfd& host) noexcept;
   // Gives the application its own writable copy of present pages that it shares with a forked child. Pages that vanish
   // meanwhile are replaced by zero pages of `host`; a write protection left on them is lifted.
   int make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept;

@@ -76,6 +76,61 @@ TEST_F(HostMemoryTest, JoinOfAThreadWhoseStackPingPongs) {
   }
 }
 
+std::atomic<int> g_may_end{0};
+std::atomic<pid_t> g_ending{0};
+
+// A thread that ends without touching its stack or its control block any more once it has told that it is ready.
+void* end_when_told(void*) {
+  g_ending = gettid();
+  asm volatile(
+      "1: pause\n cmpl $0, %0\n je 1b\n"
+      "mov $60, %%eax\n xor %%edi, %%edi\n syscall\n"
+      :
+      : "m"(g_may_end)
+      : "rax", "rdi", "rcx", "r11", "memory");
+  return nullptr;
+}
+
+class EndingThread : public HostMemoryTest {
+ protected:
+  pthread_t start() {
+    g_may_end = 0;
+    g_ending = 0;
+    pthread_t thread{};
+    EXPECT_EQ(pthread_create(&thread, nullptr, end_when_told, nullptr), 0);
+    while (g_ending == 0) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return thread;
+  }
+  // The thread ends while its control block is on the device.
+  void end_on_device(pthread_t thread) {
+    const auto* block = reinterpret_cast<const std::uint64_t*>(thread);
+    EXPECT_EQ(device_.load(block), reinterpret_cast<std::uint64_t>(block));
+    g_may_end = 1;
+    while (syscall(SYS_tgkill, getpid(), g_ending.load(), 0) == 0) std::this_thread::yield();
+  }
+  static int join(pthread_t thread) {
+    timespec patience{};
+    clock_gettime(CLOCK_REALTIME, &patience);
+    patience.tv_sec += 20;
+    return pthread_timedjoin_np(thread, nullptr, &patience);
+  }
+};
+
+TEST_F(EndingThread, IsJoinedAfterItEndedWithItsControlBlockOnTheDevice) {
+  const pthread_t thread = start();
+  end_on_device(thread);
+  EXPECT_EQ(join(thread), 0);
+}
+
+TEST_F(EndingThread, WakesWhoWaitsForItThoughItsControlBlockIsOnTheDevice) {
+  const pthread_t thread = start();
+  std::thread waiter([thread] { EXPECT_EQ(join(thread), 0); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // mostly it sleeps by then
+  end_on_device(thread);
+  waiter.join();
+}
+
 TEST_F(HostMemoryTest, SparseRangeTakesOnlyWhatIsTouched) {
   TestMemory memory((std::size_t{4} << 30) / kPageSize);
   for (std::size_t page = 0; page < memory.size() / kPageSize; page += 40000) exchange(memory.word(page), page);

@@ -387,6 +387,16 @@ Verdict Migrator::wait_for_unpinning(std::uint64_t address) noexcept {
   return failed(FaultKind::kUnmappable);
 }
 
+void Migrator::note_thread_blocks(const Block& block, const PageMask& contents, PageRun run,
+                                  std::uint64_t staging) noexcept {
+  for (PageRun part = contents.next_run(0); part.count != 0; part = contents.next_run(part.end())) {
+    for (unsigned page = part.first; page < part.end(); ++page) {
+      thread_blocks_.note(block.base() + page * kPageSize,
+                          reinterpret_cast<const void*>(staging + (page - run.first) * kPageSize));
+    }
+  }
+}
+
 // `run`'s pages are out of the application and lie at `staging` where `present` (relative to the run) says so. The
 // device may use each page as soon as it is copied: until this returns nobody else asks where it is.
 Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present,
@@ -398,6 +408,7 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
     contents.set(PageRun{run.first + part.first, part.count});
   }
   const PageMask holes = PageMask(run) & ~contents;
+  note_thread_blocks(block, contents, run, staging);
   // Counted before the device goes on, so that whoever waits for the device sees it.
   counters_.add(&Statistics::pages_to_device, contents.count());
   counters_.add(&Statistics::bytes_to_device, contents.count() * kPageSize);

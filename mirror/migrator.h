@@ -34,6 +34,7 @@
 #include "mirror/policy_watch.h"
 #include "mirror/shared_memory.h"
 #include "mirror/staging.h"
+#include "mirror/thread_blocks.h"
 #include "mirror/userfaultfd.h"
 
 namespace mirrorcl::mirror {
@@ -97,6 +98,9 @@ class Migrator {
   Outcome apply_layout() noexcept;
   // In the child of a fork.
   void close_in_child() noexcept { pinned_.close(); }
+  // Control blocks of threads have gone to a device: call look_after_threads() now and then.
+  bool has_thread_blocks() const noexcept { return thread_blocks_.any(); }
+  void look_after_threads() noexcept;
   // Gives back memory that is only kept for speed.
   void rest() noexcept { staging_.empty(); }
 
@@ -168,6 +172,7 @@ class Migrator {
   Verdict migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
   // `urgent`: the page of `run` that is waited for; it is copied first.
   Verdict move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept;
+  void note_thread_blocks(const Block& block, const PageMask& contents, PageRun run, std::uint64_t staging) noexcept;
   Progress take_out(Range source, std::uint64_t staging, bool skip_holes) noexcept;
   Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
   Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
@@ -329,6 +334,7 @@ class Migrator {
   LayoutWatch watch_;
   Churn churn_;
   PolicyWatch policies_{host_, space_};
+  ThreadBlocks thread_blocks_;
   std::array<FileIdentity, 16> refused_files_{};  // the last ones that could not be shared
   std::size_t next_refused_file_ = 0;
   bool told_private_file_ = false;

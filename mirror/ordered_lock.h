@@ -21,7 +21,9 @@ class OrderedScope {
     assert(order > before_ && "locks are taken in the order of locking.h");
     s_held = order;
   }
-  ~OrderedScope() { s_held = before_; }
+  ~OrderedScope() {
+    s_held = before_;
+  }
 
  private:
   static inline thread_local LockOrder s_held = LockOrder::kNone;

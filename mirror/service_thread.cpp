@@ -131,20 +131,30 @@ void ServiceThread::run() noexcept {
     serve_requests();
     serve_host_faults();
     if (holds_ == 0) serve_device_faults();
+    look_after_threads();
   }
+}
+
+void ServiceThread::look_after_threads() noexcept {
+  if (!migrator_.has_thread_blocks() || events_.has_events()) return;
+  const std::uint64_t now = now_ns();
+  if (now - looked_after_threads_ns_ < static_cast<std::uint64_t>(kThreadsNs)) return;
+  looked_after_threads_ns_ = now;
+  migrator_.look_after_threads();
 }
 
 void ServiceThread::wait() noexcept {
   // What was read while the agent worked does not show up in epoll again.
   bool busy = events_.has_events() || !events_.faults().empty() || (holds_ == 0 && has_device_faults());
   std::int64_t timeout_ns = busy ? (retry_ ? kRetryNs : 0) : retry_ ? kRetryNs : resting_ ? -1 : kRestNs;
+  if (migrator_.has_thread_blocks() && (timeout_ns < 0 || timeout_ns > kThreadsNs)) timeout_ns = kThreadsNs;
   events_.settle();
   timespec timeout{timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
   constexpr int kMaxReady = 2 + 2 * kMaxDevices;
   epoll_event ready[kMaxReady];
   long count =
       raw_syscall(SYS_epoll_pwait2, epoll_.get(), ready, kMaxReady, timeout_ns < 0 ? nullptr : &timeout, nullptr, 0);
-  if (count == 0 && timeout_ns == kRestNs) {
+  if (count == 0 && !busy && !retry_ && !resting_) {
     migrator_.rest();
     resting_ = true;
     return;

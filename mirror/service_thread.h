@@ -90,9 +90,11 @@ class ServiceThread {
   // How long to wait when something must be tried again, because the thread whose event we read is not yet past it.
   static constexpr std::int64_t kRetryNs = 30'000;
   static constexpr std::int64_t kRestNs = 200'000'000;
+  static constexpr std::int64_t kThreadsNs = 50'000'000;  // between looks after threads
 
   void run() noexcept;
   void wait() noexcept;
+  void look_after_threads() noexcept;
   void serve_host_faults() noexcept;
   void serve_device_faults() noexcept;
   void serve_device_faults(AttachedDevice& device, DeviceEvents& events) noexcept;
@@ -129,6 +131,7 @@ class ServiceThread {
   std::array<DeviceEvents, kMaxDevices> devices_;  // by index
   bool retry_ = false;
   bool resting_ = true;
+  std::uint64_t looked_after_threads_ns_ = 0;
   bool told_failure_ = false;
   bool stop_ = false;
   std::uint32_t holds_ = 0;
