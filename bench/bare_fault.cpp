@@ -19,6 +19,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/send_descriptor.h"
 #include "base/unique_fd.h"
 #include "bench/fault_pages.h"
 #include "bench/samples.h"
@@ -30,19 +31,7 @@ namespace {
 
 bool send_fd(int socket, int fd) {
   char byte = 0;
-  iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  return sendmsg(socket, &message, 0) == 1;
+  return send_with_descriptor(socket, &byte, 1, fd) == 1;
 }
 
 int receive_fd(int socket) {

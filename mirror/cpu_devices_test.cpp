@@ -305,10 +305,7 @@ TEST_F(CpuDevicesModelTest, DefaultPolicy) {
 }
 
 TEST_F(CpuDevicesModelTest, EverythingThatReturnsBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 1;
-  options.coherent_window_ms = 100'000;
-  run_programs(options, 16'000'000, 100'000);
+  run_programs(everything_becomes_coherent(), 16'000'000, 100'000);
 }
 
 }  // namespace

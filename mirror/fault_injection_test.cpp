@@ -280,10 +280,7 @@ TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaults) {
 }
 
 TEST_F(FaultInjectionTest, RandomProgramsUnderRandomFaultsWithCoherence) {
-  MirrorOptions options;
-  options.coherent_after_returns = 1;
-  options.coherent_window_ms = 100'000;
-  run_programs(options, 22'000'000, 400'000);
+  run_programs(everything_becomes_coherent(), 22'000'000, 400'000);
 }
 
 TEST_F(FaultInjectionTest, RandomProgramsOnTwoDevicesUnderRandomFaults) {

@@ -85,17 +85,11 @@ TEST_F(CpuModelTest, DefaultPolicy) {
 }
 
 TEST_F(CpuModelTest, EverythingThatReturnsBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 1;
-  options.coherent_window_ms = 100'000;
-  run_programs(options, 12'000'000, 1'500'000, false);
+  run_programs(everything_becomes_coherent(), 12'000'000, 1'500'000, false);
 }
 
 TEST_F(CpuModelTest, LockedMemoryBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 1;
-  options.coherent_window_ms = 100'000;
-  run_programs(options, 12'000'000, 500'000);
+  run_programs(everything_becomes_coherent(), 12'000'000, 500'000);
 }
 
 TEST_F(CpuModelTest, WithoutMove) {
@@ -205,9 +199,7 @@ TEST_F(ConcurrentModelTest, DefaultPolicy) {
 }
 
 TEST_F(ConcurrentModelTest, NothingBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 0;
-  run_concurrently(options);
+  run_concurrently(nothing_becomes_coherent());
 }
 
 TEST_F(ConcurrentModelTest, WithoutMove) {

@@ -49,16 +49,11 @@ TEST_F(ModelTest, DefaultPolicy) {
 }
 
 TEST_F(ModelTest, EverythingThatReturnsBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 1;
-  options.coherent_window_ms = 100'000;
-  run(options, 1'000'000, 1'000'000);
+  run(everything_becomes_coherent(), 1'000'000, 1'000'000);
 }
 
 TEST_F(ModelTest, NothingBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 0;
-  run(options, 2'000'000, 1'000'000);
+  run(nothing_becomes_coherent(), 2'000'000, 1'000'000);
 }
 
 TEST_F(ModelTest, WithoutMove) {
@@ -78,16 +73,11 @@ TEST_F(ModelTest, TwoDevices) {
 }
 
 TEST_F(ModelTest, TwoDevicesWhereEverythingThatReturnsBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 1;
-  options.coherent_window_ms = 100'000;
-  run_on_two_devices(options, 6'000'000, 200'000, false);
+  run_on_two_devices(everything_becomes_coherent(), 6'000'000, 200'000, false);
 }
 
 TEST_F(ModelTest, TwoDevicesWhereNothingBecomesCoherent) {
-  MirrorOptions options;
-  options.coherent_after_returns = 0;
-  run_on_two_devices(options, 7'000'000, 200'000);
+  run_on_two_devices(nothing_becomes_coherent(), 7'000'000, 200'000);
 }
 
 TEST_F(ModelTest, ProgramsAreTheSameForTheSameSeed) {

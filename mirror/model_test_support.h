@@ -63,6 +63,14 @@ class SeedReporter {
   unsigned seconds_;
 };
 
+// Every page that comes back once is shared from then on.
+inline MirrorOptions everything_becomes_coherent() {
+  return {.coherent_after_returns = 1, .coherent_window_ms = 100'000};
+}
+inline MirrorOptions nothing_becomes_coherent() {
+  return {.coherent_after_returns = 0};
+}
+
 inline void print_statistics(std::uint64_t operations, const Statistics& s) {
   std::printf(
       "%llu operations; %llu device and %llu CPU faults, %llu pages made coherent, %llu events, %llu retries; "

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/raw_syscall.h"
+#include "base/send_descriptor.h"
 
 namespace mirrorcl::device {
 
@@ -21,21 +22,7 @@ int MapChannel::ask(MapRequest request, int fd) noexcept {
   const int socket = socket_.load();
   if (socket < 0) return 0;
   request.sequence = ++requests_;
-  iovec part{&request, sizeof request};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (fd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    __builtin_memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  }
-  long result = raw_syscall(SYS_sendmsg, socket, &message, MSG_NOSIGNAL);
+  long result = send_with_descriptor(socket, &request, sizeof request, fd);
   if (result == -EPIPE || result == -ECONNRESET) return 0;
   if (result < 0) return static_cast<int>(result);
   for (;;) {

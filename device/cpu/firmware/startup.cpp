@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 
 #include "base/raw_syscall.h"
+#include "base/send_descriptor.h"
 #include "device/cpu/firmware/symbols.h"
 #include "device/cpu/firmware/unit.h"
 
@@ -58,21 +59,7 @@ void set_fs_base(void* base) noexcept {
 
 // Tells A how the start went; with `uffd` >= 0 it goes along.
 void send_hello(device::Hello hello, int uffd) noexcept {
-  iovec part{&hello, sizeof hello};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (uffd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(header), &uffd, sizeof uffd);
-  }
-  raw_syscall(SYS_sendmsg, device::kSocketFd, &message, MSG_NOSIGNAL);
+  (void)send_with_descriptor(device::kSocketFd, &hello, sizeof hello, uffd);
 }
 
 device::Hello hello_of(std::int32_t error_number, const char* step) noexcept {
