@@ -2,6 +2,7 @@
 // All kinds of memory of a real process, and what its threads and the kernel do with it while a device has pages of it.
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -81,6 +82,8 @@ std::atomic<pid_t> g_ending{0};
 
 // A thread that ends without touching its stack or its control block any more once it has told that it is ready.
 void* end_when_told(void*) {
+  // Restartable sequences would write to the control block at each preemption.
+  syscall(SYS_rseq, static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
   g_ending = gettid();
   asm volatile(
       "1: pause\n cmpl $0, %0\n je 1b\n"
