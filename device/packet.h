@@ -56,6 +56,7 @@ struct alignas(64) Signal {
   std::uint64_t start_ns;              // CLOCK_MONOTONIC, valid if Packet::kProfile was set and status <= complete
   std::uint64_t end_ns;
   std::atomic<std::uint32_t> error_claimed;  // the first failing work-group describes itself in `error`
+  std::uint32_t serial;                      // tells one use of this memory from the next
   SignalError error;
 
   std::int32_t load_status() const noexcept { return static_cast<std::int32_t>(status.load(std::memory_order_acquire)); }
@@ -127,6 +128,10 @@ struct alignas(64) UnitState {
   std::atomic<Packet*> packet;           // what it runs now, or null
   std::atomic<std::uint64_t> groups_run;  // work-groups since start (statistics); tells one execution from the next
   std::atomic<std::uint32_t> fault_group;  // low 32 bits of groups_run when the access was made: a late verdict is ignored
+  // The signal that the unit is about to complete, whose packet is in no queue any more: should the unit die just then,
+  // A completes it. Null when there is none.
+  std::atomic<std::uint32_t> finishing_serial;
+  std::atomic<Signal*> finishing;
 };
 
 // At window::kSharedControl.start: one for all devices.

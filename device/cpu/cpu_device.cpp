@@ -128,7 +128,7 @@ CpuDeviceImpl::~CpuDeviceImpl() = default;
 void CpuDeviceImpl::shut_down() noexcept {
   remove_fork_target(*this);
   if (forked_.load()) return;
-  lost_.store(true);
+  life_.fetch_or(1);
   end_device_process(process_);
   if (!process_.pidfd) return;
   // Nothing writes to the window now; whoever still waits must not wait for ever.
@@ -149,6 +149,7 @@ void CpuDeviceImpl::prepare_control_block() noexcept {
     unit.thread_id.store(0);
     unit.fault.store(0);
     unit.packet.store(nullptr);
+    unit.finishing.store(nullptr);
   }
   *control_.last_words() = 0;
 }
@@ -188,7 +189,7 @@ Result<void> CpuDeviceImpl::start_process() {
     end_device_process(process_);
     return adopted;
   }
-  lost_.store(false, std::memory_order_seq_cst);
+  life_.fetch_add(1, std::memory_order_seq_cst);
   // A submission that found the device lost may still be emptying its queue, which D must not look at meanwhile.
   while (drainers_.load(std::memory_order_seq_cst) != 0) sched_yield();
   control_.block().active.store(1, std::memory_order_seq_cst);
@@ -209,6 +210,8 @@ Result<void> CpuDeviceImpl::restart() {
   std::scoped_lock lock(host_->restart_mutex);
   if (!has_ended(process_.pidfd)) return {};
   on_lost();
+  // Whoever fails the packets of the process that has ended must not meet those of the next one.
+  while (failing_.load(std::memory_order_seq_cst) != 0) sched_yield();
   reap_if_ours(process_);
   return start_process();
 }
@@ -248,11 +251,36 @@ void CpuDeviceImpl::fail_packets(Queue* queue) noexcept {
 void CpuDeviceImpl::fail_all_packets() noexcept {
   const std::uint32_t queues = std::min(control_.block().queue_count.load(), kMaxQueues);
   for (std::uint32_t i = 0; i < queues; ++i) fail_packets(control_.queue(i));
+  for (std::uint32_t i = 0; i < unit_count_; ++i) finish_for(control_.block().units[i]);
+}
+
+// The unit has ended between taking its packet from the queue and telling that it is complete.
+void CpuDeviceImpl::finish_for(const UnitState& unit) noexcept {
+  Signal* signal = unit.finishing.load(std::memory_order_acquire);
+  if (signal == nullptr || !control_.is_signal(signal)) return;
+  if (signal->serial != unit.finishing_serial.load(std::memory_order_relaxed)) return;  // it came that far
+  auto status = signal->status.load(std::memory_order_seq_cst);
+  if (static_cast<std::int32_t>(status) > kStatusComplete) {
+    signal->status.compare_exchange_strong(status, static_cast<std::uint32_t>(kStatusDeviceLost),
+                                           std::memory_order_seq_cst);
+  }
+  futex_wake(&signal->status, INT32_MAX);
 }
 
 void CpuDeviceImpl::on_lost() noexcept {
-  // The word may come late, when a new D runs already.
-  if (!has_ended(process_.pidfd) || lost_.exchange(true, std::memory_order_seq_cst)) return;
+  failing_.fetch_add(1, std::memory_order_seq_cst);
+  if (take_loss()) fail_everything();
+  failing_.fetch_sub(1, std::memory_order_seq_cst);
+}
+
+// False if somebody else has it, or if the word came late, when a new D runs already.
+bool CpuDeviceImpl::take_loss() noexcept {
+  std::uint64_t life = life_.load(std::memory_order_seq_cst);
+  return !is_lost(life) && has_ended(process_.pidfd) &&
+         life_.compare_exchange_strong(life, life + 1, std::memory_order_seq_cst);
+}
+
+void CpuDeviceImpl::fail_everything() noexcept {
   char* words = control_.last_words();
   words[kLastWordsSize - 1] = 0;
   log_warning("device process {} ended unexpectedly{}{}; its running commands fail", process_.pid,
@@ -275,7 +303,7 @@ void CpuDeviceImpl::after_fork_in_parent() noexcept {
 
 void CpuDeviceImpl::after_fork_in_child() noexcept {
   forked_.store(true);
-  lost_.store(true);
+  life_.fetch_or(1);
   // Only descriptors: nothing here may reach D.
   disown_process();
   process_ = {};

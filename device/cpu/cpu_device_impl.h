@@ -30,7 +30,7 @@ class CpuDeviceImpl : public CpuDevice {
 
   // --- application threads
   Result<void> restart() override;
-  bool lost() const noexcept override { return lost_.load(std::memory_order_acquire); }
+  bool lost() const noexcept override { return is_lost(life_.load(std::memory_order_acquire)); }
   std::uint32_t compute_units() const noexcept override { return unit_count_; }
   int process_id() const noexcept override { return process_.pid; }
   Result<Queue*> create_queue() override;
@@ -106,10 +106,14 @@ class CpuDeviceImpl : public CpuDevice {
   // Code space that has been freed is about to be used anew.
   virtual void make_writable(void* /*start*/, std::size_t /*bytes*/) noexcept {}
 
+  static bool is_lost(std::uint64_t life) noexcept { return (life & 1) != 0; }
+  bool take_loss() noexcept;
+  void fail_everything() noexcept;
   void prepare_control_block() noexcept;
   Result<void> start_process();
   void fail_packets(Queue* queue) noexcept;
   void fail_all_packets() noexcept;
+  void finish_for(const UnitState& unit) noexcept;
   void ring() noexcept;
 
   std::uint32_t spin_ns_ = 0;
@@ -121,9 +125,12 @@ class CpuDeviceImpl : public CpuDevice {
   };
   std::array<ReadIndex, kMaxQueues> read_indices_;
 
-  alignas(64) std::atomic<bool> lost_{true};
+  // Counts deaths and starts: even while a process lives, odd when it is lost.
+  alignas(64) std::atomic<std::uint64_t> life_{1};
   // Threads in the tail of submit() that may be emptying the queue of a lost device; restart() waits for them.
   alignas(64) std::atomic<std::uint32_t> drainers_{0};
+  // Threads in on_lost(); restart() waits for them too.
+  std::atomic<std::uint32_t> failing_{0};
 };
 
 }  // namespace mirrorcl::device

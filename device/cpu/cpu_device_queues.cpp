@@ -102,9 +102,9 @@ bool CpuDeviceImpl::submit(Queue* queue, const Packet& packet) noexcept {
   slot.failed.store(0, std::memory_order_relaxed);
   slot.claim.store(generation, std::memory_order_release);
   queue->write_index.store(index + 1, std::memory_order_seq_cst);
-  if (lost_.load(std::memory_order_seq_cst)) [[unlikely]] {
+  if (is_lost(life_.load(std::memory_order_seq_cst))) [[unlikely]] {
     drainers_.fetch_add(1, std::memory_order_seq_cst);
-    if (lost_.load(std::memory_order_seq_cst)) fail_packets(queue);
+    if (is_lost(life_.load(std::memory_order_seq_cst))) fail_packets(queue);
     drainers_.fetch_sub(1, std::memory_order_seq_cst);
     return true;
   }
@@ -138,6 +138,7 @@ Result<Signal*> CpuDeviceImpl::create_signal() {
 }
 
 void CpuDeviceImpl::destroy_signal(Signal* signal) noexcept {
+  ++signal->serial;
   std::scoped_lock lock(host_->mutex);
   host_->free_signals.push_back(static_cast<std::uint32_t>(signal - control_.signal(0)));
 }

@@ -26,7 +26,7 @@ inline constexpr std::uint64_t kOwnMemory = 0;
 inline constexpr std::uint64_t kApplicationMemory = 1;
 
 // Of Start, Hello, MapRequest, and all that the control region holds (device/packet.h).
-inline constexpr std::uint32_t kProtocolVersion = 3;
+inline constexpr std::uint32_t kProtocolVersion = 4;
 
 // Descriptors of the firmware, in this order.
 enum StartupFd : int {

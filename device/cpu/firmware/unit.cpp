@@ -224,18 +224,21 @@ void run_chunk(Unit* unit, const Claim& claim) noexcept {
 }
 
 // By the unit that finished the packet's last chunk. From the store of read_index on, the slot is A's.
-void complete(const Claim& claim) noexcept {
+void complete(Unit* unit, const Claim& claim) noexcept {
   Packet& packet = *claim.packet;
   Signal* signal = packet.signal;
   std::uint32_t flags = packet.flags;
   bool failed = packet.failed.load(std::memory_order_acquire) != 0;
   if ((flags & Packet::kProfile) != 0 && signal != nullptr) signal->end_ns = now_ns();
+  if (signal != nullptr) unit->state->finishing_serial.store(signal->serial, std::memory_order_relaxed);
+  unit->state->finishing.store(signal, std::memory_order_release);
   claim.queue->read_index.store(claim.index + 1, std::memory_order_seq_cst);
   if (signal != nullptr) {
     std::int32_t status = failed ? device::kStatusKernelFailed : device::kStatusComplete;
     signal->status.store(static_cast<std::uint32_t>(status), std::memory_order_seq_cst);
     if (signal->waiters.load(std::memory_order_seq_cst) != 0) futex_wake(&signal->status, INT32_MAX);
   }
+  unit->state->finishing.store(nullptr, std::memory_order_release);
   if ((flags & Packet::kNotify) != 0) {
     device::SharedControl& shared = device::shared_control();
     shared.completions.fetch_add(1, std::memory_order_seq_cst);
@@ -258,7 +261,7 @@ void run_claim(Unit* unit, const Claim& claim) noexcept {
   }
   run_chunk(unit, claim);
   std::uint32_t chunks = chunks_of(packet);
-  if (packet.finished.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks) complete(claim);
+  if (packet.finished.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks) complete(unit, claim);
 }
 
 }  // namespace
