@@ -7,7 +7,7 @@
 
 namespace mirrorcl::mirror {
 
-static_assert(sizeof(Block) <= kBlockSize / 1000, "less than 0.1 % of the memory");
+static_assert(sizeof(Block) + sizeof(ReturnCounter) <= kBlockSize / 1000, "less than 0.1 % of the memory");
 
 const char* page_state_name(PageState state) noexcept {
   switch (state) {

@@ -18,13 +18,19 @@ PageRun dense_region(unsigned page, const PageMask& present, const PageMask& can
 
 void ReturnCounter::note(PageRun run, std::uint32_t now_ms, std::uint32_t window_ms) noexcept {
   for (unsigned page = run.first; page < run.end(); ++page) {
-    if (count_[page] == 0 || now_ms - window_start_ms_[page] > window_ms) {
-      window_start_ms_[page] = now_ms;
-      count_[page] = 1;
-    } else if (count_[page] < 255) {
-      ++count_[page];
+    const unsigned group = page / kGroupPages;
+    if (counts_[group] == 0 || now_ms - window_start_ms_[group] > window_ms) {
+      window_start_ms_[group] = now_ms;
+      counts_[group] = 0;
     }
+    if ((counts_[group] >> shift_of(page) & kMost) != kMost) counts_[group] += std::uint64_t{1} << shift_of(page);
   }
+}
+
+std::uint32_t ReturnCounter::count(unsigned page, std::uint32_t now_ms, std::uint32_t window_ms) const noexcept {
+  const unsigned group = page / kGroupPages;
+  if (now_ms - window_start_ms_[group] > window_ms) return 0;
+  return static_cast<std::uint32_t>(counts_[group] >> shift_of(page) & kMost);
 }
 
 PageMask ReturnCounter::bouncing(std::uint32_t now_ms, std::uint32_t window_ms,
@@ -38,7 +44,9 @@ PageMask ReturnCounter::bouncing(std::uint32_t now_ms, std::uint32_t window_ms,
 }
 
 void ReturnCounter::forget(PageRun run) noexcept {
-  for (unsigned page = run.first; page < run.end(); ++page) count_[page] = 0;
+  for (unsigned page = run.first; page < run.end(); ++page) {
+    counts_[page / kGroupPages] &= ~(std::uint64_t{kMost} << shift_of(page));
+  }
 }
 
 }  // namespace mirrorcl::mirror

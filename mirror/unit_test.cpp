@@ -60,6 +60,20 @@ TEST(PolicyTest, OnlyCandidatesCount) {
       << "pages outside of the mapping are not evidence";
 }
 
+TEST(PolicyTest, ReturnsOfPagesAreTheirOwn) {
+  ReturnCounter counter;
+  for (int i = 0; i < 40; ++i) counter.note({17, 1}, 1000, 100);
+  counter.note({16, 3}, 1010, 100);
+  EXPECT_EQ(counter.count(16, 1010, 100), 1U);
+  EXPECT_EQ(counter.count(17, 1010, 100), ReturnCounter::kMost);
+  EXPECT_EQ(counter.count(18, 1010, 100), 1U);
+  EXPECT_EQ(counter.count(19, 1010, 100), 0U);
+  counter.forget({17, 1});
+  EXPECT_EQ(counter.count(16, 1010, 100), 1U);
+  EXPECT_EQ(counter.count(17, 1010, 100), 0U);
+  EXPECT_EQ(counter.bouncing(1010, 100, 1).count(), 2U);
+}
+
 TEST(PolicyTest, ReturnsCountWithinTheirWindow) {
   auto counter = std::make_unique<ReturnCounter>();
   counter->note({5, 1}, 1000, 100);
