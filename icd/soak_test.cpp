@@ -53,7 +53,7 @@ class SoakTest : public ::testing::Test {
                 after.descriptors - before.descriptors);
     EXPECT_LE(after.resident_pages, before.resident_pages + kPagesAllowed);
     EXPECT_LE(after.mappings, before.mappings + kMappingsAllowed);
-    EXPECT_EQ(after.descriptors, before.descriptors);
+    EXPECT_LE(after.descriptors, before.descriptors);  // fewer: the machine was still being looked at before
   }
 
   Driver& driver_ = Driver::get();
