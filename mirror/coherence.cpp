@@ -108,7 +108,10 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
   int error = on_device([&] { return shared(device).adopt(range, bounce_); });
   if (error == 0) {
     error = replace_mapping(range, HostAgent::Expect::kPrivate, &device);
-    if (error != 0) on_device([&] { return shared(device).release(range, bounce_); });
+    // Without it the contents would be where nobody looks for them.
+    if (error != 0 && insist([&] { return on_device([&] { return shared(device).release(range, bounce_); }); }) != 0) {
+      log_error("device memory of {:#x} could not be had back from shared memory", range.start);
+    }
   }
   if (error == -EAGAIN) return Outcome::kAgain;
   if (error != 0) {

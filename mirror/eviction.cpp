@@ -52,6 +52,7 @@ Outcome Migrator::make_room(AttachedDevice& device, std::uint64_t bytes, const B
     if (outcome == Outcome::kAgain) return Outcome::kAgain;
     if (outcome == Outcome::kFailed) continue;
     freed += pages;
+    cause_.evicts = true;
     counters_.add(&Statistics::evictions);
   }
   device.room = 0;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Working sets larger than device memory, through the fake device.
+#include "hms/live_view.h"
+#include "hms/placement.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -33,6 +35,29 @@ TEST_F(EvictionTest, FourTimesTheDeviceMemoryIsReadAndWritten) {
   }
   EXPECT_GE(statistics().evictions, 2 * (kPages - kMemory / kPageSize) / kBlockPages / 2);
   for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(*memory.word(page), page + 2);
+}
+
+TEST_F(EvictionTest, DecisionsTellForWhomOthersHadToLeave) {
+  TestMemory memory(2 * kMemory / kPageSize);
+  for (std::size_t page = 0; page < memory.size() / kPageSize; ++page) {
+    device_.store(memory.word(page), std::uint64_t{1});
+  }
+  ASSERT_GT(statistics().evictions, 0U);
+  auto view = hms::LiveView::open(getpid());
+  ASSERT_TRUE(view) << view.error().message;
+  const auto state = view->read();
+  ASSERT_TRUE(state) << state.error().message;
+  std::size_t evicting = 0;
+  std::size_t evicted = 0;
+  for (const hms::LiveDecision& decision : state->decisions) {
+    const bool evicts = (decision.flags & hms::live::Decision::kEvicts) != 0;
+    const bool leaves = decision.reason == static_cast<std::uint8_t>(hms::Reason::kEvicted);
+    EXPECT_FALSE(evicts && leaves);
+    evicting += evicts ? 1 : 0;
+    evicted += leaves ? 1 : 0;
+  }
+  EXPECT_GT(evicting, 0U);
+  EXPECT_GE(evicted, evicting);
 }
 
 TEST_F(EvictionTest, ScatteredPagesOfManyBlocksCompleteToo) {

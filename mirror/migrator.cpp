@@ -94,7 +94,7 @@ void Migrator::note(const AttachedDevice& device, Range range, hms::Action actio
                        .access = cause_.access,
                        .action = action,
                        .reason = reason,
-                       .evicts = false,
+                       .evicts = was_decided && cause_.evicts,
                        .policy = was_decided ? &placement_.policy() : nullptr});
 }
 

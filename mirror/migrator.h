@@ -121,8 +121,6 @@ class Migrator {
     std::uint64_t address;
     bool discarded;  // by MADV_DONTNEED at the new address
   };
-  // Frees device memory of those `pages` that have some.
-  void free_device_pages(const Block& block, const PageMask& pages) noexcept;
   void follow_moved(Range from, std::uint64_t to) noexcept;
   void drop_moved(Range range) noexcept;
   void place(const MovedPage& page) noexcept;
@@ -296,6 +294,7 @@ class Migrator {
     hms::Uid requester = hms::live::kHostThreads;
     hms::Access access = hms::Access::kRead;
     hms::Reason reason = hms::Reason::kAsked;  // of the moves that it makes
+    bool evicts = false;                       // others had to leave for it
   };
   // Tells other processes what has been done with `range`, between the application and `device`, by the mirror's own
   // rules.

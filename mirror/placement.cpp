@@ -114,7 +114,6 @@ hms::PlacementRequest Placement::request(const Question& question) const noexcep
   const PlacementSource& source = source_for(question.requester, question.home);
   const hms::PlacementMap& map = *source.map;
   const auto memory_of = [&](unsigned side) {
-    if (side == kNobody) return hms::kNoSlot;
     if (side == kHostSide) return map.nearest_host(hms::PlacementMap::kHostRequester);
     return map.target(source.devices[side].target);
   };
@@ -144,10 +143,11 @@ hms::Prefetch Placement::ahead(const Question& question, const hms::Decision& de
   return hms::decide_prefetch(request(question), decision);
 }
 
-bool Placement::is_bound(std::uint64_t address, unsigned index) noexcept {
-  look_up(address);
-  const PlacementSource& source = source_for(index, kHostSide);
-  return std::find(policy_.bind.begin(), policy_.bind.end(), source.devices[index].target) != policy_.bind.end();
+bool Placement::is_bound(std::uint64_t address, unsigned index) const noexcept {
+  if (policies_ == nullptr) return false;
+  const hms::PolicyReader reader(*policies_);
+  const hms::PolicyReader::Found found = reader.find(address);
+  return std::find(found.policy.bind.begin(), found.policy.bind.end(), memory_of(index)) != found.policy.bind.end();
 }
 
 }  // namespace mirrorcl::mirror

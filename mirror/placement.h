@@ -29,9 +29,8 @@ struct PlacementSource {
   std::array<Device, kMaxDevices> devices{};  // in the map, by the index under which they are attached
 };
 
-// Host memory and the application's threads, beside devices' indices.
+// Host memory, touched or not, and the application's threads, beside devices' indices.
 inline constexpr unsigned kHostSide = kMaxDevices;
-inline constexpr unsigned kNobody = kMaxDevices + 1;  // a page that nobody has touched
 
 class Placement {
  public:
@@ -48,7 +47,7 @@ class Placement {
   struct Question {
     std::uint64_t address;
     unsigned requester;  // a device's index, or kHostSide
-    unsigned home;       // likewise, or kNobody
+    unsigned home;       // likewise
     hms::Access access = hms::Access::kRead;
     hms::History history{};
     bool can_share = true;
@@ -61,10 +60,10 @@ class Placement {
   Range policy_range() const noexcept { return policy_range_; }
   // What to bring ahead, after the answer to the same question.
   hms::Prefetch ahead(const Question& question, const hms::Decision& decision) const noexcept;
-  // Whether the program has bound the page at `address` to the memory of device `index`.
-  bool is_bound(std::uint64_t address, unsigned index) noexcept;
-
-  const hms::PlacementRules& rules() const noexcept { return rules_; }
+  // The target that decisions know the memory of device `index` by.
+  hms::Uid memory_of(unsigned index) const noexcept { return source_for(index, kHostSide).devices[index].target; }
+  // Whether the program has bound the page at `address` to the memory of device `index`. The question at hand stays.
+  bool is_bound(std::uint64_t address, unsigned index) const noexcept;
 
  private:
   static constexpr std::size_t kListed = 16;

@@ -30,10 +30,8 @@ class PlacementTest : public ::testing::Test {
   Placement placement_;
 };
 
-TEST_F(PlacementTest, FirstTouchesAndFaultsMoveToWhoAsks) {
+TEST_F(PlacementTest, FaultsMoveToWhoAsks) {
   for (unsigned device : {0U, 1U}) {
-    EXPECT_EQ(ask(device, kNobody).action, Action::kMove);
-    EXPECT_EQ(ask(device, kNobody).reason, Reason::kFirstTouch);
     EXPECT_EQ(ask(device, kHostSide).action, Action::kMove);
     EXPECT_EQ(ask(device, kHostSide).reason, Reason::kOnlyWay);
     EXPECT_EQ(ask(kHostSide, device).action, Action::kMove);
@@ -56,6 +54,27 @@ TEST_F(PlacementTest, PagesThatCannotBeSharedRest) {
     EXPECT_EQ(ask(device, kHostSide, 2, false).action, Action::kHold);
     EXPECT_EQ(ask(kHostSide, device, 2, false).reason, Reason::kCannotShare);
   }
+}
+
+TEST_F(PlacementTest, LookingAtOtherPagesLeavesTheQuestionAlone) {
+  auto policies = hms::PolicyTable::create(std::pmr::get_default_resource());
+  ASSERT_TRUE(policies);
+  const hms::Uid memory = placement_.memory_of(0);
+  const hms::Uid bound[] = {memory};
+  hms::PolicyChange prefer;
+  prefer.preferred = memory;
+  ASSERT_EQ((*policies)->change({0x1000, 0x2000}, prefer), 0);
+  hms::PolicyChange bind;
+  bind.bind = bound;
+  ASSERT_EQ((*policies)->change({0x8000, 0x9000}, bind), 0);
+  placement_.follow(policies->get());
+  EXPECT_EQ(ask(0, kHostSide).reason, Reason::kPreferred);
+  EXPECT_TRUE(placement_.is_bound(0x8000, 0));
+  EXPECT_FALSE(placement_.is_bound(0x8000, 1));
+  EXPECT_FALSE(placement_.is_bound(0x1000, 0));
+  EXPECT_EQ(placement_.policy().preferred, memory);
+  EXPECT_EQ(placement_.policy_range().start, 0x1000U);
+  EXPECT_TRUE(placement_.policy().bind.empty());
 }
 
 TEST_F(PlacementTest, BulkReadsLeaveCopies) {
