@@ -62,11 +62,6 @@ class AtsDevice : public CpuDeviceTest {
     EXPECT_EQ(run(kernel_read, {address, out_.get()}), kStatusComplete);
     return *out_;
   }
-  // Waits until the units run `signal`'s packet.
-  void await_running(Signal* signal) {
-    for (int i = 0; i < 10'000 && signal->load_status() != kStatusRunning; ++i) usleep(1000);
-    ASSERT_EQ(signal->load_status(), kStatusRunning);
-  }
 
   static constexpr int kFaults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR1};
   struct sigaction before_[65]{};
@@ -224,14 +219,7 @@ TEST_F(AtsDevice, TheApplicationIsWhatItWas) {
 }
 
 TEST_F(AtsDevice, HoldsNoFileOfTheApplication) {
-  for (int fd = 0; fd < 64; ++fd) {
-    char target[256];
-    std::string link = "/proc/" + std::to_string(device_->process_id()) + "/fd/" + std::to_string(fd);
-    ssize_t size = readlink(link.c_str(), target, sizeof target);
-    if (size < 0) continue;
-    std::string name(target, static_cast<std::size_t>(size));
-    EXPECT_TRUE(name.starts_with("socket:") || name.find("pidfd") != std::string::npos) << fd << " is " << name;
-  }
+  EXPECT_EQ(files_held_by(device_->process_id()), std::set<std::string>());
 }
 
 TEST_F(AtsDevice, KilledInTheMiddleItFailsItsCommandsAndRestarts) {
@@ -241,8 +229,7 @@ TEST_F(AtsDevice, KilledInTheMiddleItFailsItsCommandsAndRestarts) {
     Signal* waiting = launch(kernel_empty, {});
     await_running(running);
     const int old = device_->process_id();
-    ASSERT_GT(old, 1);
-    ASSERT_EQ(kill(old, SIGKILL), 0);
+    kill_device();
     EXPECT_EQ(device_->wait(running, kPatience), kStatusDeviceLost);
     EXPECT_EQ(device_->wait(waiting, kPatience), kStatusDeviceLost);
     EXPECT_TRUE(has_ended(old));
@@ -257,24 +244,7 @@ TEST_F(AtsDevice, KilledInTheMiddleItFailsItsCommandsAndRestarts) {
 
 TEST_F(AtsDevice, SurvivesManyDeathsUnderSubmission) {
   for (int round = 0; round < 10; ++round) {
-    std::atomic<bool> stop{false};
-    std::thread submitter([&] {
-      while (!stop) {
-        Signal* signal = new_signal();
-        while (!device_->submit(queue_, packet(kernel_empty, nullptr, signal))) std::this_thread::yield();
-        std::int32_t status = device_->wait(signal, kPatience);
-        ASSERT_TRUE(status == kStatusComplete || status == kStatusDeviceLost) << status;
-        device_->destroy_signal(signal);
-      }
-    });
-    usleep(3000);
-    ASSERT_GT(device_->process_id(), 1);
-    ASSERT_EQ(kill(device_->process_id(), SIGKILL), 0);
-    while (!device_->lost()) usleep(200);
-    EXPECT_TRUE(device_->restart());
-    usleep(2000);
-    stop = true;
-    submitter.join();
+    die_under_submission();
     EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
   }
 }
@@ -292,9 +262,7 @@ TEST_F(AtsDevice, AForkedChildHasACopyAndNoDeviceWhileKernelsRunOn) {
     device_.reset();
     _exit(ok ? 0 : 1);
   }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  expect_success(child);
   EXPECT_EQ(running->load_status(), kStatusRunning);
   *flag = 1;
   EXPECT_EQ(device_->wait(running, kPatience), kStatusComplete);
@@ -386,8 +354,7 @@ TEST(AtsApplication, KilledItTakesItsUnitsAlong) {
   });
   usleep(100'000);
   EXPECT_TRUE(is_running(device));
-  kill(application, SIGKILL);
-  EXPECT_EQ(waitpid(application, nullptr, 0), application);
+  kill_and_reap(application);
   EXPECT_TRUE(has_ended(device));
 }
 
@@ -408,8 +375,7 @@ TEST(AtsApplication, EndingOrExecutingAnotherProgramOrCrashingItTakesItsUnitsAlo
       raise(SIGSEGV);
     });
     EXPECT_TRUE(has_ended(device)) << way;
-    kill(application, SIGKILL);
-    EXPECT_EQ(waitpid(application, nullptr, 0), application);
+    kill_and_reap(application);
   }
 }
 
@@ -426,8 +392,7 @@ TEST(AtsApplication, ATerminalsSignalsDoNotReachTheUnits) {
   kill(device, SIGTERM);
   usleep(50'000);
   EXPECT_TRUE(is_running(device));
-  kill(application, SIGKILL);
-  EXPECT_EQ(waitpid(application, nullptr, 0), application);
+  kill_and_reap(application);
   EXPECT_TRUE(has_ended(device));
 }
 

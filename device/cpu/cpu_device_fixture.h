@@ -5,9 +5,12 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <concepts>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <initializer_list>
@@ -143,6 +146,39 @@ class CpuDeviceTest : public ::testing::Test {
     last_error_ = signal->error;
     if (last_status_ <= 0) device_->destroy_signal(signal);
     return last_status_;
+  }
+
+  // Waits until the units run `signal`'s packet.
+  static void await_running(const Signal* signal) {
+    for (int i = 0; i < 10'000 && signal->load_status() != kStatusRunning; ++i) usleep(1000);
+    ASSERT_EQ(signal->load_status(), kStatusRunning);
+  }
+
+  // Kills the device's process while a thread submits to it without pause, and restarts it: each of the thread's
+  // commands completes or fails with the device.
+  void die_under_submission() {
+    std::atomic<bool> stop{false};
+    std::thread submitter([&] {
+      while (!stop) {
+        Signal* signal = new_signal();
+        while (!device_->submit(queue_, packet(kernel_empty, nullptr, signal))) std::this_thread::yield();
+        const std::int32_t status = device_->wait(signal, kPatience);
+        EXPECT_TRUE(status == kStatusComplete || status == kStatusDeviceLost) << status;
+        device_->destroy_signal(signal);
+      }
+    });
+    usleep(3000);
+    kill_device();
+    while (!device_->lost()) usleep(200);
+    EXPECT_TRUE(device_->restart());
+    usleep(2000);
+    stop = true;
+    submitter.join();
+  }
+  void kill_device() const {
+    const int process = device_->process_id();
+    if (process <= 1) std::abort();  // kill() would take it for a group, or for everybody
+    EXPECT_EQ(kill(process, SIGKILL), 0);
   }
 
   // Window memory, zeroed: both sides see it without faults.

@@ -52,15 +52,8 @@ TEST_F(CpuDeviceProcess, GoesWithTheDeviceAndLeavesNoFileOpen) {
 }
 
 TEST_F(CpuDeviceProcess, HoldsNoFileOfTheApplication) {
-  for (int fd = 0; fd < 64; ++fd) {
-    char target[256];
-    std::string link = "/proc/" + std::to_string(device_->process_id()) + "/fd/" + std::to_string(fd);
-    ssize_t size = readlink(link.c_str(), target, sizeof target);
-    if (size < 0) continue;
-    std::string name(target, static_cast<std::size_t>(size));
-    EXPECT_TRUE(name.starts_with("socket:") || name.find("pidfd") != std::string::npos ||
-                name.find("userfaultfd") != std::string::npos)
-        << fd << " is " << name;
+  for (const std::string& file : files_held_by(device_->process_id())) {
+    EXPECT_NE(file.find("userfaultfd"), std::string::npos) << file;
   }
 }
 
@@ -82,8 +75,7 @@ TEST_F(CpuDeviceProcess, KilledInTheMiddleItFailsItsCommandsAndRestarts) {
   Signal* waiting = launch(kernel_empty, {});
   EXPECT_EQ(device_->wait(running, 5'000'000), kStatusRunning);
   const int old = device_->process_id();
-  ASSERT_GT(old, 1);
-  ASSERT_EQ(kill(old, SIGKILL), 0);
+  kill_device();
   EXPECT_EQ(device_->wait(running, kPatience), kStatusDeviceLost);
   EXPECT_EQ(device_->wait(waiting, kPatience), kStatusDeviceLost);
   EXPECT_TRUE(is_gone(old));
@@ -113,25 +105,7 @@ TEST_F(CpuDeviceProcess, KilledInTheMiddleItFailsItsCommandsAndRestarts) {
 TEST_F(CpuDeviceProcess, SurvivesManyDeathsUnderSubmission) {
   start_mirror([](const mirror::DeviceFault&) {});
   for (int round = 0; round < 10; ++round) {
-    std::atomic<bool> stop{false};
-    std::thread submitter([&] {
-      while (!stop) {
-        Signal* signal = new_signal();
-        while (!device_->submit(queue_, packet(kernel_empty, nullptr, signal))) std::this_thread::yield();
-        std::int32_t status = device_->wait(signal, kPatience);
-        ASSERT_TRUE(status == kStatusComplete || status == kStatusDeviceLost) << status;
-        device_->destroy_signal(signal);
-      }
-    });
-    usleep(3000);
-    ASSERT_GT(device_->process_id(), 1);
-    ASSERT_EQ(kill(device_->process_id(), SIGKILL), 0);
-    while (!device_->lost()) usleep(200);
-    auto restarted = device_->restart();
-    EXPECT_TRUE(restarted);
-    usleep(2000);
-    stop = true;
-    submitter.join();
+    die_under_submission();
     stop_mirror();
     EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
     start_mirror([](const mirror::DeviceFault&) {});
@@ -150,9 +124,7 @@ TEST_F(CpuDeviceProcess, AForkedChildNeitherUsesNorDisturbsIt) {
     device_.reset();
     _exit(ok ? 0 : 1);
   }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  expect_success(child);
   EXPECT_EQ(signal->load_status(), kStatusSubmitted);
   EXPECT_EQ(run(kernel_empty, {}), kStatusComplete);
 }
@@ -164,8 +136,7 @@ TEST_F(CpuDeviceApplication, KilledItTakesItsDeviceAlong) {
     pause();
   });
   EXPECT_TRUE(is_running(device));
-  kill(application, SIGKILL);
-  EXPECT_EQ(waitpid(application, nullptr, 0), application);
+  kill_and_reap(application);
   EXPECT_TRUE(is_gone(device));
 }
 
@@ -181,8 +152,7 @@ TEST_F(CpuDeviceApplication, KilledItTakesItsDeviceAlongAlsoIfAForkedChildLives)
     }
     pause();
   });
-  kill(application, SIGKILL);
-  EXPECT_EQ(waitpid(application, nullptr, 0), application);
+  kill_and_reap(application);
   EXPECT_TRUE(is_gone(device));
 }
 
@@ -197,8 +167,7 @@ TEST_F(CpuDeviceApplication, EndingOrExecutingAnotherProgramItTakesItsDeviceAlon
       exit(0);
     });
     EXPECT_TRUE(is_gone(device)) << execute;
-    kill(application, SIGKILL);
-    EXPECT_EQ(waitpid(application, nullptr, 0), application);
+    kill_and_reap(application);
   }
 }
 
@@ -214,8 +183,7 @@ TEST_F(CpuDeviceApplication, AnInterruptedTerminalDoesNotTakeTheDeviceFirst) {
   kill(device, SIGTERM);
   usleep(50'000);
   EXPECT_TRUE(is_running(device));
-  kill(application, SIGKILL);
-  EXPECT_EQ(waitpid(application, nullptr, 0), application);
+  kill_and_reap(application);
   EXPECT_TRUE(is_gone(device));
 }
 
@@ -239,9 +207,7 @@ TEST_F(CpuDeviceApplication, SeveralAtOnceDoNotDisturbEachOther) {
     });
   }
   for (int i = 0; i < 3; ++i) {
-    int status = 0;
-    EXPECT_EQ(waitpid(applications[i], &status, 0), applications[i]);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    expect_success(applications[i]);
     EXPECT_TRUE(is_gone(devices[i]));
   }
 }

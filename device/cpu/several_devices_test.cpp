@@ -238,9 +238,7 @@ TEST_F(SeveralDevices, AForkedChildNeitherUsesNorDisturbsThem) {
     own->reset();
     _exit(ok ? 0 : 1);
   }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  expect_success(child);
   EXPECT_EQ(run_on(0, kernel_empty, {}), kStatusComplete);
   EXPECT_EQ(run_on(1, kernel_empty, {}), kStatusComplete);
 }

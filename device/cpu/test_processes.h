@@ -7,15 +7,19 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <set>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "device/cpu/cpu_device.h"
@@ -50,6 +54,30 @@ inline int count_open_files() {
   while (readdir(folder) != nullptr) ++count;
   closedir(folder);
   return count;
+}
+
+// What the files that `pid` holds open are, other than sockets and pidfds: nothing of the application's may be there.
+inline std::set<std::string> files_held_by(int pid) {
+  std::set<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code closed;
+    const std::string name = std::filesystem::read_symlink(entry.path(), closed).string();
+    if (closed || name.starts_with("socket:") || name.find("pidfd") != std::string::npos) continue;
+    files.insert(name);
+  }
+  return files;
+}
+
+inline void kill_and_reap(int child) {
+  EXPECT_EQ(kill(child, SIGKILL), 0);
+  EXPECT_EQ(waitpid(child, nullptr, 0), child);
+}
+
+// Waits for `child`, which must exit with code 0.
+inline void expect_success(int child) {
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 // Runs `body` in a forked child, which must not return; the parent waits for the pid of the D that it announces.
