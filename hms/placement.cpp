@@ -17,6 +17,7 @@ PlacementMap::PlacementMap(std::pmr::memory_resource* memory)
       slots_(memory),
       kinds_(memory),
       paths_(memory),
+      serving_(memory),
       order_(memory),
       reached_(memory),
       nearest_host_(memory),
@@ -52,6 +53,7 @@ Result<void> PlacementMap::build(const Topology& topology, std::span<const Place
   }
   std::size_t cells = requesters.size() * targets_.size();
   paths_.resize(cells);
+  serving_.resize(2 * requesters.size() * slots_.size(), kNoSlot);
   order_.resize(cells, kNoSlot);
   shared_order_.resize(cells, kNoSlot);
   for (const PlacementRequester& one : requesters) {
@@ -83,6 +85,9 @@ Result<void> PlacementMap::add_requester(const Topology& topology, const Placeme
     paths_[std::size_t{requester} * targets_.size() + target] = {narrow(candidate.bandwidth), narrow(candidate.latency),
                                                                  true, candidate.atomic};
     order_[std::size_t{requester} * targets_.size() + reached++] = target;
+    const std::size_t row = 2 * std::size_t{requester} * slots_.size() + candidate.target;
+    serving_[row] = target;
+    if (candidate.atomic) serving_[row + slots_.size()] = target;
   }
   reached_.push_back(reached);
   return {};
@@ -168,19 +173,28 @@ class Placement {
   // The home satisfies the policy: use it there, if the requester can.
   bool stays(Slot target) const { return target == r_.home && can_map_home(); }
 
+  // Home counts wherever it is listed; of the others the first that has room.
   bool by_binding(Decision* decision) const {
+    if (policy_.bind.empty()) return false;
+    const auto serving = map_.serving(r_.requester, r_.access == Access::kAtomic);
+    const bool home_serves = can_map_home();
     Slot first_full = kNoSlot;
     Slot chosen = kNoSlot;
-    for (Uid uid : policy_.bind) {
-      Slot target = map_.target(uid);
-      if (target == kNoSlot || !serves(target)) continue;
-      if (stays(target)) {
+    auto next = policy_.bind.begin();
+    for (; next != policy_.bind.end() && chosen == kNoSlot; ++next) {
+      const Slot target = *next < serving.size() ? serving[*next] : kNoSlot;
+      if (target == kNoSlot) continue;
+      if (target == r_.home) {
+        if (!home_serves) continue;  // bound here, but the requester cannot use it here
         *decision = here(Reason::kBoundHere);
         return true;
       }
-      if (target == r_.home) continue;  // bound here, but the requester cannot use it here
-      if (chosen == kNoSlot && has_room(target)) chosen = target;
       if (first_full == kNoSlot) first_full = target;
+      if (room(target) != 0) chosen = target;
+    }
+    if (home_serves && std::find(next, policy_.bind.end(), map_.target_uid(r_.home)) != policy_.bind.end()) {
+      *decision = here(Reason::kBoundHere);
+      return true;
     }
     if (first_full == kNoSlot) return false;  // nothing listed is of use to the requester: others are allowed
     *decision = chosen != kNoSlot ? go(Action::kMove, chosen, Reason::kBound)

@@ -11,8 +11,8 @@
 //                                           .policy = &found.policy, .map = map.get(), .room = room});
 //               switch (decision.action) ...
 //
-// Time: a few comparisons for each target that the policy lists and for each that is full; under 100 ns for ten of them
-// (`hms_bench`).
+// Time: a table entry and a comparison for each target that the policy lists and for each that is full; some 20 ns for
+// ten of them (`hms_bench`).
 #pragma once
 
 #include <cstdint>
@@ -74,6 +74,11 @@ class HMS_API PlacementMap {
   const Path& path(Slot requester, Slot target) const noexcept {
     return paths_[std::size_t{requester} * targets_.size() + target];
   }
+  // By uid: the target, if accesses of the requester work there (atomic ones, too, if `atomic`), else kNoSlot. Uids
+  // beyond its end are not in the map.
+  std::span<const Slot> serving(Slot requester, bool atomic) const noexcept {
+    return std::span(serving_).subspan((2 * std::size_t{requester} + (atomic ? 1 : 0)) * slots_.size(), slots_.size());
+  }
   // The targets that a requester reaches, best first: by bandwidth, then locality, then latency.
   std::span<const Slot> best(Slot requester) const noexcept {
     return std::span(order_).subspan(std::size_t{requester} * targets_.size(), reached_[requester]);
@@ -103,6 +108,7 @@ class HMS_API PlacementMap {
   std::pmr::vector<Slot> slots_;          // by uid
   std::pmr::vector<std::uint8_t> kinds_;  // by uid; 1: slots_ is a requester's
   std::pmr::vector<Path> paths_;
+  std::pmr::vector<Slot> serving_;
   std::pmr::vector<Slot> order_;
   std::pmr::vector<std::uint16_t> reached_;  // by requester: how much of its part of order_ counts
   std::pmr::vector<Slot> nearest_host_;      // by requester
@@ -146,7 +152,8 @@ struct PlacementRequest {
   std::uint32_t map_cost_ns = 0;  // of doing so, once: for the application a mapping of its own
   bool can_move = true;           // not pinned, not a file's
   bool can_share = true;          // the page may become memory that both sides map (not: thread control blocks)
-  // Pages that would go along and that the requester may just read: copies of them can go, if it comes to that. 0: none.
+  // Pages that would go along and that the requester may just read: copies of them can go, if it comes to that. 0:
+  // none.
   std::uint32_t copyable_pages = 0;
   History history{};
   const Policy* policy = nullptr;         // null: none
