@@ -259,6 +259,12 @@ class FileMemory : public SystemMemoryTest {
     ASSERT_NE(data, MAP_FAILED);
     data_ = static_cast<int*>(data);
   }
+  // What read(2) finds.
+  std::vector<int> read_file() const {
+    std::vector<int> words(kWords);
+    EXPECT_EQ(pread(file_, words.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+    return words;
+  }
   // What a kernel finds when it adds all words up.
   cl_long device_sum() {
     Kernel kernel = build(kSum, "sum");
@@ -298,8 +304,7 @@ TEST_F(FileMemory, SharedMappingThatTheDeviceWrites) {
   ASSERT_TRUE(kernel);
   std::vector<int> before(kWords);
   run(kernel, kWords, data_, before.data());
-  std::vector<int> in_file(kWords);
-  ASSERT_EQ(pread(file_, in_file.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+  const std::vector<int> in_file = read_file();
   for (std::size_t i = 0; i < kWords; ++i) {
     ASSERT_EQ(before[i], static_cast<int>(i) + 1) << i;
     ASSERT_EQ(data_[i], 2 * static_cast<int>(i) + 1) << i;
@@ -336,8 +341,7 @@ TEST_F(FileMemory, PrivateMappingThatTheDeviceWrites) {
   ASSERT_TRUE(kernel);
   std::vector<int> before(kWords);
   run(kernel, kWords, data_, before.data());
-  std::vector<int> in_file(kWords);
-  ASSERT_EQ(pread(file_, in_file.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+  const std::vector<int> in_file = read_file();
   for (std::size_t i = 0; i < kWords; ++i) {
     const int was = i == 1 ? 1000 : static_cast<int>(i) + 1;
     ASSERT_EQ(before[i], was) << i;

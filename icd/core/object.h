@@ -139,22 +139,22 @@ bool is_valid(Handle handle) noexcept {
   return header->dispatch == &kDispatch && header->tag.load(std::memory_order_acquire) == HandleTraits<Handle>::kTag;
 }
 
-// An internal reference to an Object: keeps it from being deleted, not its handle valid.
-template <typename T>
-class Ref {
+// A pointer that holds its object in the way of `Hold`, for as long as it lives.
+template <typename T, typename Hold>
+class Holder {
  public:
-  Ref() = default;
-  explicit Ref(T* object) noexcept : object_(object) {
-    if (object_ != nullptr) object_->retain();
+  Holder() = default;
+  explicit Holder(T* object) noexcept : object_(object) {
+    if (object_ != nullptr) Hold::take(*object_);
   }
-  Ref(const Ref& other) noexcept : Ref(other.object_) {}
-  Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
-  Ref& operator=(Ref other) noexcept {
+  Holder(const Holder& other) noexcept : Holder(other.object_) {}
+  Holder(Holder&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Holder& operator=(Holder other) noexcept {
     std::swap(object_, other.object_);
     return *this;
   }
-  ~Ref() {
-    if (object_ != nullptr) object_->release();
+  ~Holder() {
+    if (object_ != nullptr) Hold::drop(*object_);
   }
 
   T* get() const noexcept { return object_; }
@@ -165,33 +165,35 @@ class Ref {
  private:
   T* object_ = nullptr;
 };
+
+struct HoldsObject {
+  template <typename T>
+  static void take(T& object) noexcept {
+    object.retain();
+  }
+  template <typename T>
+  static void drop(T& object) noexcept {
+    object.release();
+  }
+};
+struct HoldsHandle {
+  template <typename T>
+  static void take(T& object) noexcept {
+    object.attach();
+  }
+  template <typename T>
+  static void drop(T& object) noexcept {
+    object.detach();
+  }
+};
+
+// An internal reference to an Object: keeps it from being deleted, not its handle valid.
+template <typename T>
+using Ref = Holder<T, HoldsObject>;
 
 // A child object's reference to the parent that it names to the application (CL_QUEUE_CONTEXT and the like): keeps the
 // parent's handle valid, and through that the parent.
 template <typename T>
-class Attached {
- public:
-  Attached() = default;
-  explicit Attached(T* object) noexcept : object_(object) {
-    if (object_ != nullptr) object_->attach();
-  }
-  Attached(const Attached& other) noexcept : Attached(other.object_) {}
-  Attached(Attached&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
-  Attached& operator=(Attached other) noexcept {
-    std::swap(object_, other.object_);
-    return *this;
-  }
-  ~Attached() {
-    if (object_ != nullptr) object_->detach();
-  }
-
-  T* get() const noexcept { return object_; }
-  T& operator*() const noexcept { return *object_; }
-  T* operator->() const noexcept { return object_; }
-  explicit operator bool() const noexcept { return object_ != nullptr; }
-
- private:
-  T* object_ = nullptr;
-};
+using Attached = Holder<T, HoldsHandle>;
 
 }  // namespace mirrorcl::icd
