@@ -23,6 +23,12 @@
 #include <cstddef>
 #include <cstdint>
 
+// Where the window begins: an address that hardly any program uses. The firmware is linked there (its CMakeLists.txt reads
+// this line); the build option of this name moves it all, for ThreadSanitizer, which keeps these addresses for itself.
+#ifndef MIRRORCL_WINDOW_BASE
+#define MIRRORCL_WINDOW_BASE 0x200000000000
+#endif
+
 namespace mirrorcl::window {
 
 struct Region {
@@ -38,7 +44,8 @@ inline constexpr std::uint64_t kPageSize = 4096;
 
 inline constexpr std::uint32_t kMaxDevices = 4;  // of one application
 
-inline constexpr Region kWindow{0x2000'0000'0000, 64 * kGiB};
+inline constexpr Region kWindow{MIRRORCL_WINDOW_BASE, 64 * kGiB};
+static_assert(kWindow.start % (2 * kMiB) == 0);
 
 inline constexpr Region kFirmware{kWindow.start, 64 * kMiB};
 inline constexpr Region kSharedControl{kFirmware.end(), 2 * kMiB};
