@@ -81,6 +81,9 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
     if ((waits[0].revents & POLLIN) != 0) {
       std::uint64_t count;
       raw_syscall(SYS_read, done_.get(), &count, sizeof count);
+      // The agent's results come with its state; the eventfd, which the language's memory model does not know, only
+      // says that they are there.
+      (void)state_.load(std::memory_order_acquire);
       return result_;
     }
     if (zero_missing.size == 0) continue;
