@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fmt/format.h>
+#include <link.h>
 #include <signal.h>
 #include <sys/mman.h>
 
@@ -18,13 +19,25 @@ namespace {
 
 constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
+// Bytes that libc takes from the top of a new thread's stack for the thread-local variables of the program and its
+// libraries: most programs have a few KiB, some a MiB.
+std::size_t thread_local_storage_size() {
+  std::size_t size = 0;
+  dl_iterate_phdr(
+      [](dl_phdr_info* object, std::size_t, void* sum) {
+        for (int i = 0; i < object->dlpi_phnum; ++i) {
+          const auto& header = object->dlpi_phdr[i];
+          if (header.p_type == PT_TLS) *static_cast<std::size_t*>(sum) += header.p_memsz + header.p_align;
+        }
+        return 0;
+      },
+      &size);
+  return size;
+}
+
 }  // namespace
 
 Result<void> map_window_region(const window::Region& region, int protection) {
-#ifdef __SANITIZE_THREAD__
-  return fail(ErrorCode::kNotSupported,
-              "ThreadSanitizer keeps the window's addresses from the program: the mirror does not run under it");
-#endif
   void* wanted = reinterpret_cast<void*>(region.start);
   if (mmap(wanted, region.size, protection, kFlags | MAP_FIXED_NOREPLACE, -1, 0) == wanted) return {};
   if (errno != EEXIST) return fail_errno(fmt::format("cannot map the window at {:#x}", region.start), errno);
@@ -74,15 +87,16 @@ void PinnedArena::do_deallocate(void* memory, std::size_t bytes, std::size_t) {
 }
 
 Result<void> PinnedThread::start(PinnedArena& arena, const char* name, void (*body)(void*), void* argument) {
+  const std::size_t size = page_up(kStackSize + thread_local_storage_size());
   // Page below the stack: an overflow must not reach the neighbour's data.
-  char* memory = static_cast<char*>(arena.allocate(kStackSize + kPageSize, kPageSize));
+  char* memory = static_cast<char*>(arena.allocate(size + kPageSize, kPageSize));
   if (mprotect(memory, kPageSize, PROT_NONE) != 0) return fail_errno("cannot protect a pinned stack", errno);
   body_ = body;
   argument_ = argument;
 
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
-  pthread_attr_setstack(&attributes, memory + kPageSize, kStackSize);
+  pthread_attr_setstack(&attributes, memory + kPageSize, size);
   // The new thread inherits the mask: no handler of the application ever runs on a pinned stack. (libc keeps its own
   // two signals open, so that setuid() still reaches every thread.)
   sigset_t all;

@@ -49,7 +49,7 @@ class PinnedArena final : public std::pmr::memory_resource {
 // A thread whose stack, and with it its thread-local storage, lies in pinned memory. All signals are blocked in it.
 class PinnedThread {
  public:
-  static constexpr std::size_t kStackSize = 512 * 1024;
+  static constexpr std::size_t kStackSize = 512 * 1024;  // without thread-local storage
 
   // `name`: at most 15 characters.
   Result<void> start(PinnedArena& arena, const char* name, void (*body)(void*), void* argument);
