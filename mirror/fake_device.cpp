@@ -179,9 +179,11 @@ const FakeDevice::MappedFile* FakeDevice::file_at(std::uint64_t address) const {
   return nullptr;
 }
 
-std::size_t FakeDevice::mapped_files() const {
+std::size_t FakeDevice::mapped_files() noexcept {
   std::size_t count = 0;
+  lock();
   for (const MappedFile& file : files_) count += file.range.size != 0 ? 1 : 0;
+  unlock();
   return count;
 }
 

@@ -48,7 +48,7 @@ class FakeDevice final : public DeviceOperations {
   device::FaultKind last_error() const { return last_error_; }
 
   std::uint8_t snapshot(const void* address);
-  std::size_t mapped_files() const;
+  std::size_t mapped_files() noexcept;
   std::uint64_t faults() const { return fault_count_.load(); }
   // Pages of device memory in use, by the file's own count of blocks.
   std::uint64_t pages_in_use() const { return memory_in_use() / 4096; }
@@ -146,7 +146,7 @@ class FakeDevice final : public DeviceOperations {
   std::atomic<bool> parallel_copies_{false};
   std::atomic<bool> maps_files_{true};
   std::atomic<void (*)()> before_failing_{nullptr};
-  device::FaultKind last_error_ = device::FaultKind::kNone;
+  std::atomic<device::FaultKind> last_error_{device::FaultKind::kNone};  // of whichever thread was last
 };
 
 }  // namespace mirrorcl::mirror

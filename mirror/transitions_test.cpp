@@ -283,7 +283,7 @@ TEST_F(TransitionsTest, WildAddressesAreRefused) {
   EXPECT_EQ(read(0), FaultKind::kInvalidAddress);
   EXPECT_EQ(read(0x1000), FaultKind::kInvalidAddress);
   EXPECT_EQ(read(reinterpret_cast<std::uint64_t>(memory.data())), FaultKind::kInvalidAddress);
-  EXPECT_EQ(read(0x2000'0000'0000), FaultKind::kInvalidAddress) << "the window is nobody's memory";
+  EXPECT_EQ(read(window::kWindow.start), FaultKind::kInvalidAddress) << "the window is nobody's memory";
   EXPECT_EQ(read(0x8000'0000'0000'0000), FaultKind::kInvalidAddress);
   EXPECT_EQ(statistics().device_faults_failed, 5U);
   *const_cast<volatile std::uint64_t*>(TestMemory(1).word(0)) = 1;

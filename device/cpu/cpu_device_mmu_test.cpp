@@ -200,24 +200,27 @@ TEST_F(CpuDeviceMmu, ALateVerdictHitsNobody) {
 
 TEST_F(CpuDeviceMmu, SharedRangesNeedNoService) {
   fail_faults();
-  constexpr Range kRange{kBase, 16 * kPage};
-  ASSERT_TRUE(device_->share(kRange));
-  void* here = mmap(reinterpret_cast<void*>(kRange.start), kRange.size, PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_FIXED_NOREPLACE, device_->memory_fd(), static_cast<off_t>(kRange.start));
-  ASSERT_EQ(here, reinterpret_cast<void*>(kRange.start));
+  constexpr std::uint64_t kSize = 16 * kPage;
+  void* here = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(here, MAP_FAILED);
+  const auto start = reinterpret_cast<std::uint64_t>(here);
+  ASSERT_TRUE(device_->share({start, kSize}));
+  ASSERT_EQ(mmap(here, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, device_->memory_fd(),
+                 static_cast<off_t>(start)),
+            here);
   auto* word = static_cast<volatile std::uint64_t*>(here);
   word[10] = 0xabc;
-  ASSERT_TRUE(readable(kBase + 80));
+  ASSERT_TRUE(readable(start + 80));
   EXPECT_EQ(out_[0], 0xabcU);
-  ASSERT_TRUE(writable(kBase + kPage));
+  ASSERT_TRUE(writable(start + kPage));
   EXPECT_EQ(word[kPage / 8], 77U);
   EXPECT_EQ(faults_.load(), 0);
 
-  ASSERT_TRUE(device_->unshare({kBase + kPage, kPage}));
-  EXPECT_TRUE(readable(kBase));
-  EXPECT_FALSE(readable(kBase + kPage));
-  EXPECT_TRUE(readable(kBase + 2 * kPage));
-  munmap(here, kRange.size);
+  ASSERT_TRUE(device_->unshare({start + kPage, kPage}));
+  EXPECT_TRUE(readable(start));
+  EXPECT_FALSE(readable(start + kPage));
+  EXPECT_TRUE(readable(start + 2 * kPage));
+  munmap(here, kSize);
 }
 
 TEST_F(CpuDeviceMmu, MappedInBulkNothingFaults) {
