@@ -39,6 +39,8 @@ bool canonical(std::uint64_t address) {
 // General protection and stack-segment faults carry no address: find out what the instruction meant.
 Failure explain_protection_fault(const greg_t* from) noexcept {
   const auto r = [from](int index) { return static_cast<std::uint64_t>(from[index]); };
+  // Some processors fault where the jump leads, not at the jump: there is no instruction to read.
+  if (!canonical(r(REG_RIP))) return {FaultKind::kInvalidAddress, r(REG_RIP)};
   const std::uint64_t registers[16] = {r(REG_RAX), r(REG_RCX), r(REG_RDX), r(REG_RBX), r(REG_RSP), r(REG_RBP),
                                        r(REG_RSI), r(REG_RDI), r(REG_R8),  r(REG_R9),  r(REG_R10), r(REG_R11),
                                        r(REG_R12), r(REG_R13), r(REG_R14), r(REG_R15)};
