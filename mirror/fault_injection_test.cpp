@@ -92,7 +92,13 @@ INSTANTIATE_TEST_SUITE_P(Errors, ComingHomeTest, ::testing::Values(EAGAIN, ENOME
 
 // --- the way in: the pages are in transit when the device refuses them, and must go back
 
-class GoingBackTest : public FaultInjectionTest, public ::testing::WithParamInterface<int> {};
+class GoingBackTest : public FaultInjectionTest, public ::testing::WithParamInterface<int> {
+ protected:
+  void SetUp() override {
+    FaultInjectionTest::SetUp();
+    SKIP_WITHOUT_MOVE();
+  }
+};
 
 TEST_P(GoingBackTest, PagesInTransitReturnThoughTheKernelRefusesAtFirst) {
   TestMemory memory(4);
@@ -131,6 +137,7 @@ TEST_F(FaultInjectionTest, MoveThatIsBusyForAMomentIsServed) {
 }
 
 TEST_F(FaultInjectionTest, PinnedPageIsReadAsASnapshot) {
+  SKIP_WITHOUT_MOVE();
   TestMemory memory(1);
   *memory.word(0) = 7;
   inject_once(Injected::kMove, EBUSY, 0, 1000);
@@ -140,6 +147,7 @@ TEST_F(FaultInjectionTest, PinnedPageIsReadAsASnapshot) {
 }
 
 TEST_F(FaultInjectionTest, PinnedPageIsASnapshotForEachOfTwoDevicesUntilOneWrites) {
+  SKIP_WITHOUT_MOVE();
   FakeDevice& second = g_second_fake_device.emplace();
   ASSERT_TRUE(mirror_->attach(second).has_value());
   TestMemory memory(1);
@@ -202,6 +210,13 @@ TEST_F(FaultInjectionTest, KernelWithoutMove) {
   for (std::size_t page = 0; page < 4; ++page) *memory.word(page) = page + 1;
   for (std::size_t page = 0; page < 4; ++page) EXPECT_EQ(device_.load(memory.word(page)), page + 1);
   EXPECT_EQ(calls(Injected::kMove), 0U);
+}
+
+TEST_F(FaultInjectionTest, TellsWhatTheKernelLacks) {
+  hide_userfaultfd_features(kFeatureMove);
+  const auto probed = Mirror::probe();
+  ASSERT_TRUE(probed.has_value()) << probed.error().message;
+  EXPECT_NE(probed->find("6.8"), std::string_view::npos) << *probed;
 }
 
 TEST_F(FaultInjectionTest, KernelWithoutPoison) {

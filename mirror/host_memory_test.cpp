@@ -103,12 +103,15 @@ void* end_when_told(void*) {
   return nullptr;
 }
 
-class EndingThread : public HostMemoryTest {
+// With and without UFFDIO_MOVE.
+class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface<bool> {
  protected:
   void SetUp() override {
     if (kThreadSanitizer)
       GTEST_SKIP() << "its pthread_join waits until the thread's end has passed through its runtime";
-    HostMemoryTest::SetUp();
+    MirrorOptions options;
+    options.use_move = GetParam();
+    MirrorTest::start(options);
   }
   pthread_t start() {
     g_may_end = 0;
@@ -134,19 +137,21 @@ class EndingThread : public HostMemoryTest {
   }
 };
 
-TEST_F(EndingThread, IsJoinedAfterItEndedWithItsControlBlockOnTheDevice) {
+TEST_P(EndingThread, IsJoinedAfterItEndedWithItsControlBlockOnTheDevice) {
   const pthread_t thread = start();
   end_on_device(thread);
   EXPECT_EQ(join(thread), 0);
 }
 
-TEST_F(EndingThread, WakesWhoWaitsForItThoughItsControlBlockIsOnTheDevice) {
+TEST_P(EndingThread, WakesWhoWaitsForItThoughItsControlBlockIsOnTheDevice) {
   const pthread_t thread = start();
   std::thread waiter([thread] { EXPECT_EQ(join(thread), 0); });
   std::this_thread::sleep_for(std::chrono::milliseconds(20));  // mostly it sleeps by then
   end_on_device(thread);
   waiter.join();
 }
+
+INSTANTIATE_TEST_SUITE_P(Move, EndingThread, ::testing::Bool());
 
 TEST_F(HostMemoryTest, SparseRangeTakesOnlyWhatIsTouched) {
   TestMemory memory((std::size_t{4} << 30) / kPageSize);

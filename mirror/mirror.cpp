@@ -169,10 +169,12 @@ class MirrorHandle final : public Mirror {
 
 }  // namespace
 
-Result<void> Mirror::probe() {
+constexpr std::string_view kWithoutMove = "no UFFDIO_MOVE before Linux 6.8";
+
+Result<std::string_view> Mirror::probe() {
   auto host = Userfaultfd::open();
   if (!host) return tl::unexpected<Error>(host.error());
-  return {};
+  return host->can_move() ? std::string_view{} : kWithoutMove;
 }
 
 Result<std::unique_ptr<Mirror>> Mirror::start(const MirrorOptions& options) {

@@ -38,9 +38,10 @@ enum class Untouched : std::uint8_t { kSkip, kAllocate };
 
 class Mirror {
  public:
-  // Says whether this kernel and these permissions allow a mirror, without starting anything: void, or the reason in
-  // one sentence that also says how to grant what is missing. Takes well under a millisecond.
-  static Result<void> probe();
+  // Says whether this kernel and these permissions allow a mirror, without starting anything. An error has the reason
+  // in one sentence that also says how to grant what is missing; else what a mirror has to do without on this kernel,
+  // in a few words, or nothing. Takes well under a millisecond.
+  static Result<std::string_view> probe();
 
   // Reserves the window (once per process), starts the service thread and the host agent. The mirror lives as long as
   // the process does.

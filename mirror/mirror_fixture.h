@@ -50,6 +50,10 @@ class TestMemory {
 inline std::optional<FakeDevice> g_fake_device;
 inline std::optional<FakeDevice> g_second_fake_device;  // for tests that attach one
 
+// For tests of what only UFFDIO_MOVE does.
+#define SKIP_WITHOUT_MOVE() \
+  if (const auto lacks = Mirror::probe(); lacks && !lacks->empty()) GTEST_SKIP() << *lacks
+
 class MirrorTest : public ::testing::Test {
  protected:
   void SetUp() override { start({}); }

@@ -56,6 +56,8 @@ std::string _cl_device_id::version() {
     remarks.push_back("not available: " + expected.error().message);
   } else if (const auto& choice = runtime != nullptr ? runtime->choice() : *expected; choice.ats) {
     remarks.push_back("ATS device: " + choice.reason);
+  } else if (!choice.without.empty()) {
+    remarks.push_back(choice.without);
   }
   if (const auto& compiler = compiler_availability(); !compiler) {
     remarks.push_back("no compiler: " + compiler.error().message);

@@ -11,11 +11,10 @@ Result<DeviceChoice> choose_device() {
     return fail(ErrorCode::kNotSupported, reason);
   }
   if (options().device == DeviceKind::kAts) return DeviceChoice{true, "chosen by MIRRORCL_DEVICE"};
-  if (auto mirror = mirror::Mirror::probe(); !mirror) {
-    if (options().device == DeviceKind::kMirrored) return tl::unexpected(mirror.error());
-    return DeviceChoice{true, mirror.error().message};
-  }
-  return DeviceChoice{};
+  const auto mirror = mirror::Mirror::probe();
+  if (mirror) return DeviceChoice{.reason = {}, .without = std::string(*mirror)};
+  if (options().device == DeviceKind::kMirrored) return tl::unexpected(mirror.error());
+  return DeviceChoice{true, mirror.error().message};
 }
 
 }  // namespace mirrorcl::icd

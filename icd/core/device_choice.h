@@ -11,7 +11,8 @@ namespace mirrorcl::icd {
 
 struct DeviceChoice {
   bool ats = false;
-  std::string reason;  // why ATS, in one sentence; empty otherwise
+  std::string reason;        // why ATS, in one sentence; empty otherwise
+  std::string without = {};  // what the mirrored device has to do without on this kernel, in a few words
 };
 
 // By MIRRORCL_DEVICE, and by what kernel and permissions allow; starts nothing, takes well under a millisecond. An

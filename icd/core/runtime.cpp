@@ -73,6 +73,9 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
     log_at(options().device == DeviceKind::kAts ? LogLevel::kInfo : LogLevel::kWarning,
            "kernels run on the ATS device, in the application's own page tables: {}", choice->reason);
     if (auto started = runtime->start_ats_device(); !started) return tl::unexpected(started.error());
+  } else if (!choice->without.empty()) {
+    log_info("{}: the device takes pages by copying them, and cannot tell which ones input or output have pinned",
+             choice->without);
   }
   runtime->choice_ = std::move(*choice);
   std::vector<device::CpuDevice*> devices;
