@@ -187,6 +187,37 @@ TEST(CapturedMachine, MemorySideCaches) {
   EXPECT_EQ(machine.target_of_node(2)->package, 0);
 }
 
+// scripts/vm/tiers.machine on Linux 6.12: figures are those of its HMAT, of which the kernel shows those of the nearest
+// CPUs only. GB/s of QEMU are GiB/s. SLIT: 13 from node 0 to 2, 21 to 1, 31 to 3; from node 1 24 to 2, 28 to 3.
+// 100/2.1, 25/3.1, 400/2.4 GiB/s; 90*2.1, 300*3.1, 120*2.4.
+TEST(CapturedMachine, TwoPackagesWithFastAndSlowMemory) {
+  const Topology machine = captured("qemu-tiers");
+  EXPECT_EQ(best_of_cpu(machine, 0), (Lines{"node2 409600 firmware 120 firmware", "node0 102400 firmware 90 firmware",
+                                            "node1 48762 assumed 189 assumed", "node3 8258 assumed 930 assumed"}));
+  EXPECT_EQ(best_of_cpu(machine, 1), (Lines{"node2 170667 assumed 288 assumed", "node1 102400 firmware 90 firmware",
+                                            "node0 48762 assumed 189 assumed", "node3 25600 firmware 300 firmware"}));
+  EXPECT_EQ(best_of_cpu(machine, 1, {.rank = Rank::kLatency, .limit = 1}), Lines{"node1 102400 firmware 90 firmware"});
+  const MemorySideCache cache{.size = std::uint64_t{64} << 20, .line_size = 64, .indexing = 0, .write_policy = 0};
+  EXPECT_EQ(machine.target_of_node(0)->caches, std::vector{cache});
+  EXPECT_TRUE(machine.target_of_node(1)->caches.empty());
+  // Faster than what is beside it, without CPUs of its own.
+  EXPECT_EQ(machine.target_of_node(2)->kind, MemoryKind::kHbm);
+  for (const int node : {0, 1, 3}) EXPECT_EQ(machine.target_of_node(node)->kind, MemoryKind::kDram) << node;
+  const auto tier = [&](int node) { return machine.target_of_node(node)->tier; };
+  EXPECT_EQ(tier(2), 0);
+  EXPECT_EQ(tier(0), 1);
+  EXPECT_EQ(tier(1), 1);
+  EXPECT_EQ(tier(3), 2);
+}
+
+// The same after CPU 1, the only one of node 1, went offline: what the firmware says of it holds for no other.
+TEST(CapturedMachine, FiguresOfCpusThatAreOfflineHoldForNoOthers) {
+  const Topology machine = captured("qemu-tiers-cpu1-offline");
+  EXPECT_EQ(machine.initiator_of_cpu(1), nullptr);
+  EXPECT_EQ(best_of_cpu(machine, 0), (Lines{"node2 409600 firmware 120 firmware", "node0 102400 firmware 90 firmware",
+                                            "node1 48762 assumed 189 assumed", "node3 8258 assumed 930 assumed"}));
+}
+
 class EveryCapturedMachine : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(EveryCapturedMachine, RoundTripsThroughJson) {
@@ -217,7 +248,8 @@ TEST_P(EveryCapturedMachine, LooksTheSameTwice) {
 INSTANTIATE_TEST_SUITE_P(Testdata, EveryCapturedMachine,
                          ::testing::Values("64intel64-heteromem.xml", "8intel64-4n2t-memattrs.xml",
                                            "96em64t-4n4d3ca2co-pci.xml", "cxlmem+dax.v2.xml", "fakeheteromemtiers",
-                                           "fakememinitiators-1np2c+1npp+gi", "memorysidecaches"),
+                                           "fakememinitiators-1np2c+1npp+gi", "memorysidecaches", "qemu-tiers",
+                                           "qemu-tiers-cpu1-offline"),
                          [](const auto& instance) {
                            std::string name = instance.param;
                            std::erase_if(name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; });

@@ -106,7 +106,11 @@ class Assembler {
       if (auto added = add_memory_device(device); !added) return tl::unexpected(added.error());
     }
     read_memory_attributes();
-    for (Column& column : columns_) column.nearest = nearest_figures(column);
+    for (Column& column : columns_) {
+      column.nearest = nearest_figures(column);
+      // Figures of CPUs that are offline hold for no others, whatever hwloc makes of them.
+      if (column.cpus.empty()) column.by_cpus.clear();
+    }
     if (auto added = add_cpus(); !added) return tl::unexpected(added.error());
     if (auto added = add_generic_initiators(); !added) return tl::unexpected(added.error());
     if (auto added = add_cells(); !added) return tl::unexpected(added.error());
@@ -136,11 +140,17 @@ class Assembler {
     target.name = fmt::format("node{}", node->os_index);
     target.parent = target.name;
     target.kind = kind_of_node(node);
+    if (target.kind == MemoryKind::kDram && is_beside_slower_dram(node->os_index)) target.kind = MemoryKind::kHbm;
     target.node = static_cast<std::int32_t>(node->os_index);
     target.package = package_of(hwloc_, node);
     target.size = node->attr->numanode.local_memory;
     target.online = hwloc_bitmap_isset(hwloc_topology_get_allowed_nodeset(hwloc_), node->os_index) != 0;
     target.cpus = to_id_set(node->cpuset);
+    if (sysfs_ && sysfs_->local_cpus_are_offline(node->os_index)) {
+      // hwloc takes all others for local then.
+      target.cpus = {};
+      target.package = -1;
+    }
     if (sysfs_) {
       target.free = sysfs_->free_memory(node->os_index);
       target.tier = sysfs_->memory_tier(node->os_index).value_or(-1);
@@ -151,6 +161,23 @@ class Assembler {
     std::optional<Sysfs::AccessClass> by_node;
     if (sysfs_) by_node = sysfs_->access_class_0(node->os_index);
     return add_column(std::move(target), {}, std::move(by_node));
+  }
+
+  // A node without CPUs of its own of which the firmware says that it has half as much bandwidth again as the memory of
+  // the CPUs that it is best for.
+  bool is_beside_slower_dram(std::uint32_t node) const {
+    if (!sysfs_ || !sysfs_->cpus_of_node(node).empty()) return false;
+    const auto bandwidth = [this](std::uint32_t of) {
+      const auto best = sysfs_->access_class_0(of);
+      const auto figure = best ? best->properties.figure(Property::kBandwidth) : std::nullopt;
+      return figure ? figure->number : 0;
+    };
+    const auto here = sysfs_->access_class_0(node);
+    const auto nearest = here ? here->initiators.members() : std::vector<std::uint32_t>{};
+    return std::ranges::any_of(nearest, [&](std::uint32_t cpus) {
+      const std::uint64_t usual = sysfs_->cpus_of_node(cpus).empty() ? 0 : bandwidth(cpus);
+      return usual != 0 && bandwidth(node) * 2 >= usual * 3;
+    });
   }
 
   static std::vector<MemorySideCache> memory_side_caches(hwloc_obj_t node) {

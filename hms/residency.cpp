@@ -18,6 +18,7 @@
 #include <set>
 #include <sstream>
 
+#include "base/raw_syscall.h"
 #include "base/unique_fd.h"
 
 namespace mirrorcl::hms {
@@ -206,6 +207,9 @@ Result<PageResidency> read_page_residency(pid_t pid, std::uint64_t address) {
   std::uint64_t entry = 0;
   const auto offset = static_cast<off_t>(address / kPageSize * sizeof entry);
   result.on_host = pread(pagemap.get(), &entry, sizeof entry, offset) == sizeof entry && (entry & kHoldsSomething) != 0;
+  void* page = reinterpret_cast<void*>(address & ~(kPageSize - 1));
+  int node = -1;
+  if (raw_syscall(SYS_move_pages, pid, 1, &page, nullptr, &node, 0) == 0) result.node = std::max(node, -1);
   for (const UniqueFd& memory : open_device_memories(pid)) {
     result.on_device = result.on_device || holds_page(memory.get(), address & ~(kPageSize - 1));
   }

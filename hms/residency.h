@@ -50,6 +50,7 @@ struct PageResidency {
   bool on_host = false;    // the process has a page there (maybe swapped out)
   bool on_device = false;  // device memory holds it
   bool shared = false;     // it is device memory that the process has mapped
+  int node = -1;           // the NUMA node of what the process has mapped; -1: nothing, or this is not to be told
 };
 // As read_residency().
 HMS_API Result<PageResidency> read_page_residency(pid_t pid, std::uint64_t address);

@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "base/unique_fd.h"
+#include "hms/host_memory.h"
 
 namespace mirrorcl::hms {
 namespace {
@@ -51,6 +52,22 @@ TEST(Residency, RefusesProcessesThatAreNot) {
   auto missing = read_residency(0x3fffffff);
   ASSERT_FALSE(missing.has_value());
   EXPECT_NE(missing.error().message.find("no process"), std::string::npos);
+}
+
+TEST(Residency, TellsThePagesNode) {
+  auto* memory =
+      static_cast<char*>(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  memory[0] = 1;
+  const auto start = reinterpret_cast<std::uint64_t>(memory);
+  int nodes[2];
+  if (kernel_host_memory().nodes_of(start, nodes) != 0) GTEST_SKIP() << "this process may not ask where pages are";
+  const auto touched = read_page_residency(getpid(), start + 7);
+  const auto untouched = read_page_residency(getpid(), start + kPage);
+  ASSERT_TRUE(touched && untouched);
+  EXPECT_EQ(touched->node, nodes[0]);
+  EXPECT_EQ(untouched->node, -1);
+  munmap(memory, 2 * kPage);
 }
 
 // A child with device memory in the driver's manner: some pages of a range only there, some mapped, some on the host.

@@ -112,6 +112,27 @@ IdSet Sysfs::cpus_of_node(std::uint32_t node) const {
   return map ? parse_mask(*map) : IdSet{};
 }
 
+bool Sysfs::local_cpus_are_offline(std::uint32_t node) const {
+  if (!cpus_of_node(node).empty()) return false;
+  // CPUs that are offline are still filed under their node.
+  for (const auto& name : list(node_path(node, ""))) {
+    if (numbered(name, "cpu")) return true;
+  }
+  IdSet nearest = initiators(node, "access1");
+  if (nearest.empty()) nearest = initiators(node, "access0");
+  if (nearest.empty() || nearest.intersects(generic_initiators())) return false;
+  const auto nodes = nearest.members();
+  return std::ranges::all_of(nodes, [this](std::uint32_t each) { return cpus_of_node(each).empty(); });
+}
+
+IdSet Sysfs::initiators(std::uint32_t node, const char* access_class) const {
+  IdSet result;
+  for (const auto& name : list(node_path(node, access_class) + "/initiators")) {
+    if (const auto initiator = numbered(name, "node")) result.add(*initiator);
+  }
+  return result;
+}
+
 std::map<std::uint32_t, std::uint32_t> Sysfs::distances_from(std::uint32_t node, const IdSet& nodes) const {
   std::map<std::uint32_t, std::uint32_t> distances;
   const auto text = read(node_path(node, "distance"));
@@ -127,9 +148,7 @@ std::map<std::uint32_t, std::uint32_t> Sysfs::distances_from(std::uint32_t node,
 std::optional<Sysfs::AccessClass> Sysfs::access_class_0(std::uint32_t node) const {
   const std::string folder = node_path(node, "access0/initiators");
   AccessClass result;
-  for (const auto& name : list(folder)) {
-    if (const auto initiator = numbered(name, "node")) result.initiators.add(*initiator);
-  }
+  result.initiators = initiators(node, "access0");
   const auto set = [&](Property property, const char* file) {
     const auto number = read_number(folder + "/" + file);
     if (number && *number != 0) result.properties.set(property, {*number, Source::kFirmware});

@@ -30,6 +30,9 @@ class Sysfs {
   IdSet nodes() const;  // all NUMA nodes, also those without memory
   IdSet generic_initiators() const;
   IdSet cpus_of_node(std::uint32_t node) const;
+  // None of the CPUs that `node` is local to is online: its own, or those of the nodes whose figures the firmware
+  // gives.
+  bool local_cpus_are_offline(std::uint32_t node) const;
   // The SLIT's row: relative latency from `node` to each of `nodes`, which is what nodes() returned; 10 is local. Empty
   // if unknown.
   std::map<std::uint32_t, std::uint32_t> distances_from(std::uint32_t node, const IdSet& nodes) const;
@@ -48,6 +51,8 @@ class Sysfs {
   std::optional<std::uint64_t> pci_link_width(const std::string& bus_address) const;  // lanes in use
 
  private:
+  // The nodes from which the firmware says that `node` is reached best.
+  IdSet initiators(std::uint32_t node, const char* access_class) const;
   std::optional<std::string> read(const std::string& path) const;
   std::optional<std::uint64_t> read_number(const std::string& path) const;
   IdSet read_ids(const std::string& path) const;

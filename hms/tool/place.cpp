@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace mirrorcl::hms::tool {
 namespace {
 
@@ -16,6 +18,16 @@ std::string page_text(const PageResidency& page) {
                         : "is in device memory only";
   }
   return page.on_host ? "is with the application" : "has not been touched";
+}
+
+// Where the machine has several nodes.
+std::string node_text(const LiveState* state, const PageResidency& page) {
+  if (page.node < 0) return "";
+  const Topology* machine = state != nullptr && state->topology ? &*state->topology : nullptr;
+  const auto is_host = [](const Target& target) { return target.is_host(); };
+  if (machine != nullptr && std::ranges::count_if(machine->targets(), is_host) == 1) return "";
+  const Target* target = machine != nullptr ? machine->target_of_node(page.node) : nullptr;
+  return " on " + (target != nullptr ? printable(target->name) : fmt::format("node{}", page.node));
 }
 
 std::string block_text(const LiveState& state, std::uint64_t address) {
@@ -36,7 +48,7 @@ std::string block_text(const LiveState& state, std::uint64_t address) {
 std::string place_text(const LiveState* state, std::uint64_t address, const PageResidency& page) {
   if (!page.mapped) return "is not mapped";
   const std::string name = page.mapping.empty() || page.shared ? "" : fmt::format("({}) ", printable(page.mapping));
-  return name + page_text(page) + (state == nullptr ? "" : block_text(*state, address));
+  return name + page_text(page) + node_text(state, page) + (state == nullptr ? "" : block_text(*state, address));
 }
 
 }  // namespace mirrorcl::hms::tool
