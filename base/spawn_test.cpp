@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 #include "base/futex.h"
@@ -36,6 +38,17 @@ struct Pipe {
     in.reset(ends[1]);
   }
 };
+
+// Before Linux 6.15 nobody knows how a process ended once init has reaped it.
+void expect_killed(int pidfd) {
+  const std::string how = describe_exit(pidfd, 5000);
+  utsname system{};
+  uname(&system);
+  int major = 0, minor = 0;
+  ASSERT_EQ(std::sscanf(system.release, "%d.%d", &major, &minor), 2);
+  if (how == "ended" && (major < 6 || (major == 6 && minor < 15))) return;
+  EXPECT_EQ(how.substr(0, 17), "killed by SIGKILL");
+}
 
 TEST(spawn, passes_descriptors_at_fixed_numbers_and_closes_every_other) {
   Pipe pipe;
@@ -134,8 +147,7 @@ TEST(spawn, a_process_in_the_same_memory_has_its_own_signals_and_descriptors_and
   EXPECT_EQ(waitpid(-1, nullptr, WNOHANG | __WALL), -1);
   EXPECT_EQ(errno, ECHILD);
   ASSERT_EQ(kill(process->pid, SIGKILL), 0);
-  std::string reason = describe_exit(process->pidfd.get(), 5000);
-  EXPECT_EQ(reason.substr(0, 17), "killed by SIGKILL");
+  expect_killed(process->pidfd.get());
   sigaction(SIGSEGV, &before, nullptr);
 }
 
@@ -144,8 +156,7 @@ TEST(spawn, tells_how_a_process_ended) {
   auto process = spawn_detached("/bin/sleep", {"sleep", "100"}, fds);
   ASSERT_TRUE(process.has_value()) << process.error().message;
   ASSERT_EQ(kill(process->pid, SIGKILL), 0);
-  std::string reason = describe_exit(process->pidfd.get(), 5000);
-  EXPECT_EQ(reason.substr(0, 17), "killed by SIGKILL");
+  expect_killed(process->pidfd.get());
 }
 
 }  // namespace
