@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "base/futex.h"
 #include "base/log.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
@@ -77,6 +78,7 @@ Outcome Migrator::make_coherent(AttachedDevice& device, Block& block, unsigned p
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
     find_thread_control_blocks(device, block, run);
   }
+  leave_what_is_waited_for(block, wanted);
   wanted &= ~block.stays_private();
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
     Outcome outcome = make_run_coherent(device, block, run);
@@ -101,6 +103,44 @@ void Migrator::find_thread_control_blocks(AttachedDevice& device, Block& block, 
       block.mark_stays_private(run.first + i);
     }
   }
+}
+
+// Calls visit(address) for each futex in `range`, not a private one, that a thread of this process waits for.
+template <typename Visit>
+void Migrator::for_each_waiter(Range range, Visit visit) noexcept {
+  const auto read = [this](std::uint64_t address, void* destination, std::uint64_t size) {
+    return peek(address, destination, size);
+  };
+  threads_.for_each_blocked([&](const BlockedCall& call) {
+    for_each_shared_futex(call, read, [&](std::uint64_t address) {
+      if (address - range.start < range.size) visit(address);
+    });
+  });
+}
+
+// Who waits for a futex there is filed under private memory, too, and nobody would find him under shared memory. Pages
+// of `wanted` are away from the application, so that nobody begins to wait there meanwhile.
+void Migrator::leave_what_is_waited_for(Block& block, const PageMask& wanted) noexcept {
+  if (wanted.none()) return;
+  for_each_waiter(block.range(), [&](std::uint64_t address) {
+    if (wanted.test(page_in_block(address))) block.mark_stays_private(page_in_block(address));
+  });
+}
+
+// Who waits for a futex in `range`, whose shared memory the application does not map any more, is filed under that:
+// looks again, and is filed under private memory then. A mapping of the same memory in the window finds him.
+void Migrator::wake_waiters(AttachedDevice& device, Range range) noexcept {
+  constexpr int kAll = 1 << 30;
+  for_each_waiter(range, [&](std::uint64_t address) {
+    const long view = raw_syscall(SYS_mmap, kScratch.start, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                                  shared(device).fd(), page_down(address));
+    if (view < 0) {
+      log_warning("who waits for a lock at {:#x} may wait for ever: error {}", address, -view);
+      return;
+    }
+    futex_wake(reinterpret_cast<FutexWord*>(kScratch.start + address % kPageSize), kAll);
+    if (!reserve_scratch(kPageSize)) log_error("the window has lost {} bytes at {:#x}", kPageSize, kScratch.start);
+  });
 }
 
 Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRun run) noexcept {
@@ -145,6 +185,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
       log_error("coherent memory at {:#x} cannot be made private again: error {}", range.start, -error);
       return Outcome::kFailed;
     }
+    wake_waiters(device, range);
     if (on_device([&] { return shared(device).release(range, bounce_); }) != 0) return Outcome::kAgain;
     coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
     block.coherent_to_device(device.index, part);

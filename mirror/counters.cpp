@@ -34,6 +34,7 @@ constexpr auto kNames = [] {
   NAME(events_remove);
   NAME(retries);
   NAME(device_losses);
+  NAME(locks_left);
 #undef NAME
   return names;
 }();

@@ -45,7 +45,7 @@ void HostAgent::run() noexcept {
     const auto& a = wanted_.arguments;
     result_ = look(wanted_);
     made_call_ = result_ == 0;
-    if (made_call_) result_ = raw_syscall(wanted_.number, a[0], a[1], a[2], a[3], a[4]);
+    if (made_call_) result_ = raw_syscall(wanted_.number, a[0], a[1], a[2], a[3], a[4], a[5]);
     std::uint32_t posted = kPosted;
     state_.compare_exchange_strong(posted, kIdle, std::memory_order_release);
     std::uint64_t one = 1;
@@ -92,8 +92,8 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
       const Range page{fault.address, kPageSize};
       if (fault.write_protected) {
         host->write_protect(page, false);  // left over from a copy under protection
-      } else if (host->zero(page).error == -EEXIST) {
-        host->wake(page);
+      } else if (host->zero(page).error == -EEXIST && host->install(page).error != 0) {
+        host->wake(page);  // else a shared page that was only not mapped
       }
     }
   }
@@ -124,13 +124,23 @@ int HostAgent::make_exclusive(Range range, HostEvents& events, const Userfaultfd
            &host, range));
 }
 
-int HostAgent::clear_futex(std::uint64_t address, HostEvents& events, const Userfaultfd& host) noexcept {
-  // The operation on the second futex, which is the same: set it to 0. That is what a last argument of 0 says.
-  static_assert((FUTEX_OP_SET << 28 | FUTEX_OP_CMP_EQ << 24) == 0);
+int HostAgent::set_futex(std::uint64_t address, FutexValue value, HostEvents& events,
+                         const Userfaultfd& host) noexcept {
+  // The operation on the second futex, which is the same: set it to 0, or to one bit.
+  constexpr std::uint32_t kSetZero = FUTEX_OP(FUTEX_OP_SET, 0, FUTEX_OP_CMP_EQ, 0);
+  constexpr std::uint32_t kSetBit = FUTEX_OP(FUTEX_OP_SET | FUTEX_OP_OPARG_SHIFT, 30, FUTEX_OP_CMP_EQ, 0);
+  static_assert(FUTEX_OWNER_DIED == 1U << 30);
   constexpr long kAll = 1 << 30;
   const auto futex = static_cast<long>(address);
+  const long operation = value == FutexValue::kZero ? kSetZero : kSetBit;
+  const long woken = call({SYS_futex, {futex, FUTEX_WAKE_OP, kAll, kAll, futex, operation}}, events, &host,
+                          {page_down(address), kPageSize});
+  return woken < 0 ? static_cast<int>(woken) : 0;
+}
+
+int HostAgent::wake_futex(std::uint64_t address, HostEvents& events, const Userfaultfd& host) noexcept {
   const long woken =
-      call({SYS_futex, {futex, FUTEX_WAKE_OP, kAll, kAll, futex}}, events, &host, {page_down(address), kPageSize});
+      call({SYS_futex, {static_cast<long>(address), FUTEX_WAKE, 1}}, events, &host, {page_down(address), kPageSize});
   return woken < 0 ? static_cast<int>(woken) : 0;
 }
 

@@ -40,9 +40,12 @@ class HostAgent {
   bool made_call() const noexcept { return made_call_; }
   // Drops the pages of `range`, locked ones too.
   int discard(Range range, HostEvents& events) noexcept;
-  // Sets the futex at `address`, in a page that is there, to 0 and wakes all who wait for it. Should the page vanish
+  // Sets the futex at `address`, in a page that is there, and wakes all who wait for it. Should the page vanish
   // meanwhile, or a write protection be left on it, that is answered as below.
-  int clear_futex(std::uint64_t address, HostEvents& events, const Userfaultfd& host) noexcept;
+  enum class FutexValue : std::uint8_t { kZero, kOwnerDied };
+  int set_futex(std::uint64_t address, FutexValue value, HostEvents& events, const Userfaultfd& host) noexcept;
+  // Wakes one who waits for the futex at `address`.
+  int wake_futex(std::uint64_t address, HostEvents& events, const Userfaultfd& host) noexcept;
   // Gives the application its own writable copy of present pages that it shares with a forked child. Pages that vanish
   // meanwhile are replaced by zero pages of `host`; a write protection left on them is lifted.
   int make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept;
@@ -52,7 +55,7 @@ class HostAgent {
  private:
   struct SystemCall {
     long number;
-    std::array<long, 5> arguments;
+    std::array<long, 6> arguments;
     Expect expected = Expect::kAnything;
     const Userfaultfd* host = nullptr;  // who knows what is expected
     Range target{0, 0};                 // where

@@ -69,6 +69,7 @@ Result<void> Migrator::open() {
   bounce_ = static_cast<char*>(memory_->allocate(kBlockSize, kPageSize));
   if (auto opened = pinned_.open(); !opened) return opened;
   thread_blocks_.open();
+  threads_.open();
   hms::PlacementRules rules;
   rules.share_after_returns = options_.coherent_after_returns;
   rules.max_pages = kBlockPages;
@@ -80,6 +81,7 @@ Result<void> Migrator::open() {
 
 void Migrator::note(const AttachedDevice& device, Range range, hms::Action action, Live::To to,
                     hms::Reason reason) noexcept {
+  moved_since_look_ = moved_since_look_ || to == Live::To::kDevice;
   hms::Uid from = hms::live::kHostMemory;
   hms::Uid target = hms::live::device_memory(device.index);
   if (to == Live::To::kHost) std::swap(from, target);
@@ -142,32 +144,6 @@ AttachedDevice& Migrator::holder(const Block& block, unsigned page) noexcept {
 
 bool Migrator::discard_is_recent(const Block& block) const noexcept {
   return block.discarding().any() && now_ns() - block.discarding_since_ns() < kDiscardGraceNs;
-}
-
-// Does for threads that have ended what the kernel could not do while their control blocks were with a device. Entries
-// whose page has come home in time are dropped after a few looks: an ending thread may be just before its clearing.
-void Migrator::look_after_threads() noexcept {
-  constexpr unsigned kLooksAtHome = 3;
-  for (ThreadBlocks::Thread& thread : thread_blocks_.threads()) {
-    if (thread.id == 0) continue;
-    const Range page{page_down(thread.id_address), kPageSize};
-    const Block* block = blocks_.find(page.start);
-    const bool home = block == nullptr || block->state(page_in_block(page.start)) == PageState::kHost;
-    if (!ThreadBlocks::is_gone(thread.id)) {
-      thread.looks_at_home = home ? thread.looks_at_home + 1 : 0;
-      if (thread.looks_at_home > kLooksAtHome) thread.id = 0;
-      continue;
-    }
-    if (!home && bring_home(page) == Outcome::kAgain) continue;  // the next time
-    if (events_.has_events()) continue;
-    std::uint32_t id = 0;
-    // Who has reused or unmapped the stack has another id there, or nothing.
-    if (space_.read(thread.id_address, &id, sizeof id) == 0 && id == thread.id) {
-      agent_.clear_futex(thread.id_address, events_, host_);
-    }
-    thread.id = 0;
-  }
-  thread_blocks_.shrink();
 }
 
 // No device maps or holds anything of `pages` any more; the masks stay.

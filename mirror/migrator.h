@@ -32,9 +32,11 @@
 #include "mirror/page_pipe.h"
 #include "mirror/placement.h"
 #include "mirror/policy_watch.h"
+#include "mirror/robust_lists.h"
 #include "mirror/shared_memory.h"
 #include "mirror/staging.h"
 #include "mirror/thread_blocks.h"
+#include "mirror/threads.h"
 #include "mirror/userfaultfd.h"
 
 namespace mirrorcl::mirror {
@@ -97,9 +99,14 @@ class Migrator {
   bool layout_unchanged() noexcept { return watch_.unchanged(space_); }
   Outcome apply_layout() noexcept;
   // In the child of a fork.
-  void close_in_child() noexcept { pinned_.close(); }
-  // Control blocks of threads have gone to a device: call look_after_threads() now and then.
-  bool has_thread_blocks() const noexcept { return thread_blocks_.any(); }
+  void close_in_child() noexcept {
+    pinned_.close();
+    threads_.close();
+  }
+  // When to call look_after_threads() the next time (now_ns()); kNever: not before something moves.
+  static constexpr std::uint64_t kNever = ~std::uint64_t{0};
+  std::uint64_t next_look_ns() const noexcept;
+  // Does for threads that have ended what the kernel could not, because memory was away.
   void look_after_threads() noexcept;
   // Gives back memory that is only kept for speed.
   void rest() noexcept { staging_.empty(); }
@@ -242,6 +249,13 @@ class Migrator {
     watch_.remove(range);
   }
 
+  // thread_ends.cpp: what the kernel does when threads end
+  void look_after_control_blocks() noexcept;
+  void look_after_locks() noexcept;
+  void look_after_waiters() noexcept;
+  Outcome leave_lock(std::uint32_t owner, const RobustLists::Lock& lock) noexcept;
+  int peek(std::uint64_t address, void* destination, std::uint64_t size) noexcept;
+
   // layout.cpp: what the application may do
   Outcome apply_layout_to(const LayoutWatch::Span& span, bool* changed) noexcept;
   Outcome follow_file(DeviceSet devices, Range part, const MappingInfo& mapping) noexcept;
@@ -288,6 +302,10 @@ class Migrator {
   int take_back_mapping(Range range, int protection) noexcept;
   bool events_on_their_way() const noexcept;
   void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  template <typename Visit>
+  void for_each_waiter(Range range, Visit visit) noexcept;
+  void leave_what_is_waited_for(Block& block, const PageMask& wanted) noexcept;
+  void wake_waiters(AttachedDevice& device, Range range) noexcept;
 
   // What the operation at hand is for.
   struct Cause {
@@ -334,6 +352,12 @@ class Migrator {
   Churn churn_;
   PolicyWatch policies_{host_, space_};
   ThreadBlocks thread_blocks_;
+  Threads threads_;
+  RobustLists robust_lists_;
+  std::uint64_t looked_ns_ = 0;  // the last look after threads began
+  std::uint64_t look_took_ns_ = 0;
+  bool moved_since_look_ = false;
+  bool lock_is_waited_for_ = false;               // a robust one
   std::array<FileIdentity, 16> refused_files_{};  // the last ones that could not be shared
   std::size_t next_refused_file_ = 0;
   bool told_private_file_ = false;

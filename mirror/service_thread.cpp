@@ -136,29 +136,39 @@ void ServiceThread::run() noexcept {
 }
 
 void ServiceThread::look_after_threads() noexcept {
-  if (!migrator_.has_thread_blocks() || events_.has_events()) return;
-  const std::uint64_t now = now_ns();
-  if (now - looked_after_threads_ns_ < static_cast<std::uint64_t>(kThreadsNs)) return;
-  looked_after_threads_ns_ = now;
-  migrator_.look_after_threads();
+  const std::uint64_t next = migrator_.next_look_ns();
+  if (next != Migrator::kNever && !events_.has_events() && now_ns() >= next) migrator_.look_after_threads();
+}
+
+// How long to wait for something to do; negative: for ever.
+std::int64_t ServiceThread::patience_ns(bool busy) const noexcept {
+  if (retry_) return kRetryNs;
+  if (busy) return 0;
+  const std::int64_t patience = resting_ ? -1 : kRestNs;
+  const std::uint64_t next_look = migrator_.next_look_ns();
+  if (next_look == Migrator::kNever) return patience;
+  const std::int64_t until = std::max<std::int64_t>(static_cast<std::int64_t>(next_look - now_ns()), 0);
+  return patience < 0 ? until : std::min(patience, until);
 }
 
 void ServiceThread::wait() noexcept {
   // What was read while the agent worked does not show up in epoll again.
   bool busy = events_.has_events() || !events_.faults().empty() || (holds_ == 0 && has_device_faults());
-  std::int64_t timeout_ns = busy ? (retry_ ? kRetryNs : 0) : retry_ ? kRetryNs : resting_ ? -1 : kRestNs;
-  if (migrator_.has_thread_blocks() && (timeout_ns < 0 || timeout_ns > kThreadsNs)) timeout_ns = kThreadsNs;
+  const std::int64_t timeout_ns = patience_ns(busy);
   events_.settle();
   timespec timeout{timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
   constexpr int kMaxReady = 2 + 2 * kMaxDevices;
   epoll_event ready[kMaxReady];
   long count =
       raw_syscall(SYS_epoll_pwait2, epoll_.get(), ready, kMaxReady, timeout_ns < 0 ? nullptr : &timeout, nullptr, 0);
-  if (count == 0 && !busy && !retry_ && !resting_) {
+  const bool idle = count == 0 && !busy && !retry_;
+  idle_ns_ = idle ? idle_ns_ + timeout_ns : 0;
+  if (idle && !resting_ && idle_ns_ >= kRestNs) {
     migrator_.rest();
     resting_ = true;
     return;
   }
+  if (idle) return;
   resting_ = resting_ && count <= 0;
   for (long i = 0; i < count; ++i) {
     const auto device = static_cast<unsigned>(ready[i].data.u64 >> 32);

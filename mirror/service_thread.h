@@ -90,10 +90,10 @@ class ServiceThread {
   // How long to wait when something must be tried again, because the thread whose event we read is not yet past it.
   static constexpr std::int64_t kRetryNs = 30'000;
   static constexpr std::int64_t kRestNs = 200'000'000;
-  static constexpr std::int64_t kThreadsNs = 50'000'000;  // between looks after threads
 
   void run() noexcept;
   void wait() noexcept;
+  std::int64_t patience_ns(bool busy) const noexcept;
   void look_after_threads() noexcept;
   void serve_host_faults() noexcept;
   void serve_device_faults() noexcept;
@@ -131,7 +131,7 @@ class ServiceThread {
   std::array<DeviceEvents, kMaxDevices> devices_;  // by index
   bool retry_ = false;
   bool resting_ = true;
-  std::uint64_t looked_after_threads_ns_ = 0;
+  std::int64_t idle_ns_ = 0;  // waited in vain so far
   bool told_failure_ = false;
   bool stop_ = false;
   std::uint32_t holds_ = 0;

@@ -32,6 +32,7 @@ struct Statistics {
   std::uint64_t events_remove;
   std::uint64_t retries;  // operations answered EAGAIN and repeated
   std::uint64_t device_losses;
+  std::uint64_t locks_left;  // robust locks of threads that have ended, marked as such in the kernel's place
 };
 
 }  // namespace mirrorcl::mirror
