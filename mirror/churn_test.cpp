@@ -5,8 +5,10 @@
 #include "mirror/churn.h"
 
 #include <array>
+#include <cstdio>
 #include <vector>
 
+#include "mirror/address_space.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -89,6 +91,44 @@ TEST_F(ChurnTest, AddressesThatComeAndGoKeepWhatTheirOwnersWrite) {
   }
   EXPECT_GT(statistics().coherent_upgrades, 0U);
   EXPECT_GT(statistics().events_unmap, 0U);
+}
+
+// A thread that changes a page's protection all the time, while that becomes coherent and ceases to be, finds what it
+// has set but for a change in the moment between the mirror's last look and its call, which are two system calls of one
+// thread.
+TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
+  TestMemory memory(4);
+  auto space = AddressSpace::open();
+  ASSERT_TRUE(space.has_value());
+  const auto address = reinterpret_cast<std::uint64_t>(memory.data());
+  std::atomic<bool> stop{false};
+  std::uint64_t changes = 0;
+  std::uint64_t wrong = 0;
+  std::thread changer([&] {
+    for (; !stop; ++changes) {
+      const int protection = changes % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE;
+      mprotect(memory.data(), kPageSize, protection);
+      const auto until = Clock::now() + std::chrono::microseconds(changes % 64);
+      while (Clock::now() < until) std::this_thread::yield();
+      const auto mapping = space->query(address);
+      wrong += !mapping || mapping->protection != protection;
+    }
+  });
+  const auto end = Clock::now() + std::chrono::seconds(3);
+  for (std::uint64_t round = 0; Clock::now() < end; ++round) {
+    std::uint64_t value = 0;
+    (void)device_.read(memory.word(0), &value, sizeof value);
+    std::atomic_ref(*memory.word(0)).load();
+    if (round % 4 == 3) mirror_->bring_home({address, kPageSize});
+  }
+  stop = true;
+  changer.join();
+  std::printf("%llu of %llu changes overwritten, %llu upgrades\n", static_cast<unsigned long long>(wrong),
+              static_cast<unsigned long long>(changes),
+              static_cast<unsigned long long>(statistics().coherent_upgrades));
+  EXPECT_GT(changes, 1000U);
+  EXPECT_GT(statistics().coherent_upgrades, 10U);
+  EXPECT_LE(wrong * 1000, changes);
 }
 
 TEST(ChurnMemory, PagesAreSparedForAWhileAfterTheyWereUnmapped) {

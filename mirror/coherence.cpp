@@ -219,13 +219,11 @@ int Migrator::replace_mapping(Range range, HostAgent::Expect expected, AttachedD
   if (error == 0) {
     // Last look: from here until the agent's call no event is read, and none that was read touches the range.
     events_.read_pending();
-    // mprotect raises no event.
-    const auto now = space_.query(range.start);
-    if (events_.pending_on(range) || !now || now->protection != mapping->protection) error = -EAGAIN;
+    if (events_.pending_on(range)) error = -EAGAIN;
   }
   bool replaced_ours = false;
   if (error == 0) {
-    error = move_scratch(range, expected, &replaced_ours);
+    error = move_scratch(range, expected, {&space_, mapping->protection}, &replaced_ours);
     if (error == -ENOENT && (events_.pending_on(range) || events_on_their_way())) error = -EAGAIN;
   }
   if (error != 0) {
@@ -255,10 +253,11 @@ void Migrator::drop_scratch(std::uint64_t size) noexcept {
 }
 
 // 0 and whether what was expected has been replaced, or -errno and nothing has been moved.
-int Migrator::move_scratch(Range range, HostAgent::Expect expected, bool* replaced_ours) noexcept {
+int Migrator::move_scratch(Range range, HostAgent::Expect expected, HostAgent::Protection protection,
+                           bool* replaced_ours) noexcept {
   const Range scratch{kScratch.start, range.size};
   events_.begin_operation(HostEvent::Kind::kUnmap, range, scratch);
-  const int error = agent_.move_mapping(scratch, range.start, expected, events_, host_);
+  const int error = agent_.move_mapping(scratch, range.start, expected, protection, events_, host_);
   *replaced_ours = events_.end_operation(agent_.made_call());
   if (error != 0) return error;
   // The move leaves a hole in the window.
@@ -274,7 +273,7 @@ int Migrator::take_back_mapping(Range range, int protection) noexcept {
   for (int i = 0; i < kAttempts; ++i) {
     bool replaced_ours = false;
     int error = make_scratch(range, protection, nullptr);
-    if (error == 0) error = move_scratch(range, HostAgent::Expect::kShared, &replaced_ours);
+    if (error == 0) error = move_scratch(range, HostAgent::Expect::kShared, {}, &replaced_ours);
     if (error == 0) return -EAGAIN;
     drop_scratch(range.size);
     if (error == -ENOENT && !events_on_their_way()) return -EAGAIN;  // unmapped again

@@ -3,8 +3,10 @@
 #include "mirror/fault_injection.h"
 
 #include <errno.h>
+#include <sched.h>
 
 #include "base/log.h"
+#include "mirror/address_space.h"
 #include "mirror/mirror_fixture.h"
 #include "mirror/model_devices.h"
 #include "mirror/model_test_support.h"
@@ -198,6 +200,85 @@ TEST_F(FaultInjectionTest, DuplicatedPageThatCannotBecomeCoherentGoesHome) {
   for (std::size_t page = 0; page < kPages; ++page) *memory.word(page) = 300 + page;
   for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(device_.load(memory.word(page)), 300 + page);
   EXPECT_EQ(statistics().coherent_upgrades, 0U);
+}
+
+// At each step of a page's way to coherence. What is left is a change in between the last look and the call that
+// replaces the mapping, which are two system calls of one thread.
+TEST_F(FaultInjectionTest, ProtectionThatChangesAtAnyStepIsKept) {
+  static TestMemory* memory;
+  static std::atomic<bool> changed;
+  auto space = AddressSpace::open();
+  ASSERT_TRUE(space.has_value());
+  unsigned lost = 0;
+  unsigned upgrades = 0;
+  for (std::uint64_t step = 0; step < 60; ++step) {
+    ASSERT_NO_FATAL_FAILURE(start({}));
+    TestMemory own(4);
+    memory = &own;
+    changed = false;
+    before_call(step, [] { changed = mprotect(memory->data(), kPageSize, PROT_READ) == 0; });
+    for (std::uint64_t i = 10; i < 16; ++i) {
+      const FaultKind result = device_.write(own.word(0), &i, sizeof i);
+      ASSERT_TRUE(result == FaultKind::kNone || result == FaultKind::kReadOnly) << "step " << step;
+      if (result == FaultKind::kNone) {
+        ASSERT_EQ(*own.word(0), i) << "step " << step;
+      }
+    }
+    const auto mapping = space->query(reinterpret_cast<std::uint64_t>(own.data()));
+    ASSERT_TRUE(mapping.has_value());
+    lost += changed && mapping->protection != PROT_READ;
+    upgrades += statistics().coherent_upgrades != 0;
+    inject_nothing();
+    mirror_.reset();
+  }
+  EXPECT_LE(lost, 1U);
+  EXPECT_GT(upgrades, 10U);
+}
+
+// At each step of a page's way to the device without UFFDIO_MOVE, which ends with the application's page being
+// discarded: another thread has unmapped it, and somebody else has got the address. The event is unread.
+TEST_F(FaultInjectionTest, WhatSomebodyElseHasGotIsNotDiscarded) {
+  static TestMemory* memory;
+  static AddressSpace* space;
+  static std::atomic<bool> to_be_unmapped;
+  static std::atomic<bool> replaced;
+  auto opened = AddressSpace::open();
+  ASSERT_TRUE(opened.has_value());
+  space = &*opened;
+  MirrorOptions options;
+  options.use_move = false;
+  unsigned times = 0;
+  for (std::uint64_t step = 0; step < 40; ++step) {
+    ASSERT_NO_FATAL_FAILURE(start(options));
+    TestMemory own(1);
+    memory = &own;
+    *own.word(0) = 5;
+    to_be_unmapped = replaced = false;
+    std::atomic<bool> stop{false};
+    std::thread unmapper([&] {
+      while (!stop && !to_be_unmapped) std::this_thread::yield();
+      if (to_be_unmapped) munmap(own.data(), kPageSize);
+    });
+    before_call(step, [] {
+      const auto address = reinterpret_cast<std::uint64_t>(memory->data());
+      to_be_unmapped = true;
+      for (unsigned i = 0; i < 1'000'000 && space->query(address); ++i) sched_yield();
+      replaced = mmap(memory->data(), kPageSize, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == memory->data();
+      if (replaced) *memory->word(0) = 6;
+    });
+    std::uint64_t seen = 0;
+    (void)device_.read(own.word(0), &seen, sizeof seen);
+    stop = true;
+    unmapper.join();
+    times += replaced;
+    if (replaced) {
+      ASSERT_EQ(*own.word(0), 6U) << "step " << step;
+    }
+    inject_nothing();
+    mirror_.reset();
+  }
+  EXPECT_GT(times, 5U);
 }
 
 // --- features that a kernel lacks

@@ -53,9 +53,18 @@ void HostAgent::run() noexcept {
   }
 }
 
+int HostAgent::look(const SystemCall& wanted) noexcept {
+  if (const int error = confirm(wanted); error != 0 || wanted.protection.space == nullptr) return error;
+  // Last, and immediately before the call: mprotect raises no event.
+  const auto mapping = wanted.protection.space->query_from(wanted.target.start);
+  const bool same = mapping && mapping->range.start <= wanted.target.start &&
+                    mapping->range.end() >= wanted.target.end() && mapping->protection == wanted.protection.value;
+  return same ? 0 : -EAGAIN;
+}
+
 // The kernel refuses operations on pages, under its own locks, while an event is on its way and where memory is not
 // registered for them.
-int HostAgent::look(const SystemCall& wanted) noexcept {
+int HostAgent::confirm(const SystemCall& wanted) noexcept {
   switch (wanted.expected) {
     case Expect::kAnything:
       return 0;
@@ -99,23 +108,28 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
   }
 }
 
-int HostAgent::move_mapping(Range from, std::uint64_t to, Expect expected, HostEvents& events,
+int HostAgent::move_mapping(Range from, std::uint64_t to, Expect expected, Protection protection, HostEvents& events,
                             const Userfaultfd& host) noexcept {
   auto size = static_cast<long>(from.size);
   long result = call({SYS_mremap,
                       {static_cast<long>(from.start), size, size, MREMAP_MAYMOVE | MREMAP_FIXED, static_cast<long>(to)},
                       expected,
                       &host,
-                      {to, from.size}},
+                      {to, from.size},
+                      protection},
                      events);
   return result < 0 && result > -4096 ? static_cast<int>(result) : 0;
 }
 
-int HostAgent::discard(Range range, HostEvents& events) noexcept {
+int HostAgent::discard(Range range, HostEvents& events, const Userfaultfd& host) noexcept {
   // In one call, whether locked or not: a second one would raise a second event, which is taken for the application's.
   // MADV_DONTNEED fails with EINVAL after its event if the application locks the memory meanwhile.
-  return static_cast<int>(call(
-      {SYS_madvise, {static_cast<long>(range.start), static_cast<long>(range.size), kDontneedLocked, 0, 0}}, events));
+  return static_cast<int>(call({SYS_madvise,
+                                {static_cast<long>(range.start), static_cast<long>(range.size), kDontneedLocked},
+                                Expect::kPrivate,
+                                &host,
+                                range},
+                               events));
 }
 
 int HostAgent::make_exclusive(Range range, HostEvents& events, const Userfaultfd& host) noexcept {

@@ -13,6 +13,7 @@
 #include "base/futex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "mirror/address_space.h"
 #include "mirror/host_events.h"
 #include "mirror/pinned_arena.h"
 
@@ -33,13 +34,21 @@ class HostAgent {
     kPrivate,  // anonymous memory that is registered with `host`
     kShared,   // a shared mapping that is
   };
+  // The protection that the target must have, too; none counts as any.
+  struct Protection {
+    const AddressSpace* space = nullptr;
+    int value = 0;
+  };
   // Moves the mapping at `from` over `to`, atomically replacing what is there. -EAGAIN: an event is on its way that may
-  // concern it; -ENOENT: something else is mapped there; nothing has happened then, see made_call().
-  int move_mapping(Range from, std::uint64_t to, Expect expected, HostEvents& events, const Userfaultfd& host) noexcept;
+  // concern it, or its protection has changed; -ENOENT: something else is mapped there; nothing has happened then, see
+  // made_call().
+  int move_mapping(Range from, std::uint64_t to, Expect expected, Protection protection, HostEvents& events,
+                   const Userfaultfd& host) noexcept;
   // Whether the last call found what was expected, so that its system call was made.
   bool made_call() const noexcept { return made_call_; }
-  // Drops the pages of `range`, locked ones too.
-  int discard(Range range, HostEvents& events) noexcept;
+  // Drops the pages of `range`, locked ones too, if it lies in one mapping that is registered with `host`. -EAGAIN and
+  // -ENOENT as above.
+  int discard(Range range, HostEvents& events, const Userfaultfd& host) noexcept;
   // Sets the futex at `address`, in a page that is there, and wakes all who wait for it. Should the page vanish
   // meanwhile, or a write protection be left on it, that is answered as below.
   enum class FutexValue : std::uint8_t { kZero, kOwnerDied };
@@ -59,8 +68,10 @@ class HostAgent {
     Expect expected = Expect::kAnything;
     const Userfaultfd* host = nullptr;  // who knows what is expected
     Range target{0, 0};                 // where
+    Protection protection{};
   };
   static int look(const SystemCall& wanted) noexcept;
+  static int confirm(const SystemCall& wanted) noexcept;
   // `zero_missing`, if not empty: a fault of a thread (the agent's own) on a page in it is answered with a zero page of
   // `host`.
   long call(const SystemCall& wanted, HostEvents& events, const Userfaultfd* host = nullptr,

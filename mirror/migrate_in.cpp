@@ -516,12 +516,10 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
   events_.read_pending();
   if (error == 0 && leave == Leave::kCopy) {
     error = copied == run.count && !events_.pending_on(range) ? 0 : -EAGAIN;
-  } else if (error == 0 && !events_.pending_on(range)) {
-    events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
-    error = copied == 0 ? 0 : agent_.discard(range, events_);
-    events_.end_operation();
-  } else if (error == 0) {
+  } else if (error == 0 && events_.pending_on(range)) {
     error = -EAGAIN;
+  } else if (error == 0 && copied != 0) {
+    error = discard(range);
   }
   if (error != 0) {
     on_device([&] { return device->unmap(range); });
@@ -633,9 +631,7 @@ Verdict Migrator::discard_host_copies(AttachedDevice& device, Block& block, Page
   const Range range = block.range(run);
   events_.read_pending();
   if (events_.pending_on(range)) return kTryAgain;
-  events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
-  const int error = agent_.discard(range, events_);
-  events_.end_operation();
+  const int error = discard(range);
   if (passes(error)) return kTryAgain;  // ENOMEM also means: unmapped, its event is on the way
   if (error != 0) {
     log_warning("the application's copy of {:#x} cannot be dropped: error {}", range.start, -error);
@@ -643,6 +639,15 @@ Verdict Migrator::discard_host_copies(AttachedDevice& device, Block& block, Page
   }
   block.duplicated_to_device(device.index, run);
   return kServed;
+}
+
+// Drops the application's pages of `range`, which no event that was read touches. 0; -EAGAIN: they may be somebody
+// else's by now, or will be; or -errno.
+int Migrator::discard(Range range) noexcept {
+  events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
+  const int error = agent_.discard(range, events_, host_);
+  events_.end_operation(agent_.made_call());
+  return error == -ENOENT ? -EAGAIN : error;
 }
 
 Verdict Migrator::take_snapshot(AttachedDevice& device, Block& block, unsigned page,

@@ -188,6 +188,7 @@ class Migrator {
   // The device wants to write pages of which others have copies too: those go. `mapped`: it can read `page`.
   Verdict end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
   Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  int discard(Range range) noexcept;
   Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Verdict take_snapshot(AttachedDevice& device, Block& block, unsigned page, const MappingInfo& mapping) noexcept;
   int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
@@ -298,7 +299,8 @@ class Migrator {
   int replace_mapping(Range range, HostAgent::Expect expected, AttachedDevice* sharer) noexcept;
   int make_scratch(Range range, int protection, AttachedDevice* sharer) noexcept;
   void drop_scratch(std::uint64_t size) noexcept;
-  int move_scratch(Range range, HostAgent::Expect expected, bool* replaced_ours) noexcept;
+  int move_scratch(Range range, HostAgent::Expect expected, HostAgent::Protection protection,
+                   bool* replaced_ours) noexcept;
   int take_back_mapping(Range range, int protection) noexcept;
   bool events_on_their_way() const noexcept;
   void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;
