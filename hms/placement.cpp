@@ -11,8 +11,15 @@ namespace mirrorcl::hms {
 
 // --- the map
 
+namespace {
+
+constexpr std::int32_t kMaxNode = 1023;  // CONFIG_NODES_SHIFT is at most 10
+
+}  // namespace
+
 PlacementMap::PlacementMap(std::pmr::memory_resource* memory)
     : targets_(memory),
+      nodes_(memory),
       requesters_(memory),
       slots_(memory),
       kinds_(memory),
@@ -50,6 +57,10 @@ Result<void> PlacementMap::build(const Topology& topology, std::span<const Place
     if (targets_.size() == kNoSlot) return fail(ErrorCode::kNotSupported, "more than 65,534 memories");
     slots_[target.uid] = static_cast<Slot>(targets_.size());
     targets_.push_back({target.uid, target.is_host()});
+    if (!target.is_host() || target.node < 0 || target.node > kMaxNode) continue;
+    const auto node = static_cast<std::size_t>(target.node);
+    if (node >= nodes_.size()) nodes_.resize(node + 1, kNoSlot);
+    nodes_[node] = slots_[target.uid];
   }
   std::size_t cells = requesters.size() * targets_.size();
   paths_.resize(cells);
@@ -139,6 +150,10 @@ class Placement {
   bool serves(Slot target) const {
     const auto& p = path(target);
     return p.reaches && (r_.access != Access::kAtomic || p.atomic);
+  }
+  // Without a policy the kernel takes host memory from one node.
+  bool may_take(Slot target) const {
+    return r_.kernel_node == kNoSlot || target == r_.kernel_node || !map_.is_host(target);
   }
   bool can_map_home() const { return r_.home != kNoSlot && r_.can_map_home && serves(r_.home); }
 
@@ -240,7 +255,7 @@ class Placement {
     if (r_.can_share) {
       for (Slot target : map_.best_shared_with_host(r_.requester)) {
         // What the requester cannot map at home it could not share there either.
-        if (target == r_.home || !serves(target) || !has_room(target)) continue;
+        if (target == r_.home || !may_take(target) || !serves(target) || !has_room(target)) continue;
         *decision = go(Action::kShare, target, Reason::kBackAndForth);
         return true;
       }
@@ -260,13 +275,13 @@ class Placement {
   // The best target for the requester that has room for a page.
   Slot first_with_room() const {
     for (Slot target : map_.best(r_.requester)) {
-      if (serves(target) && has_room(target)) return target;
+      if (may_take(target) && serves(target) && has_room(target)) return target;
     }
     return kNoSlot;
   }
   Slot first_served() const {
     for (Slot target : map_.best(r_.requester)) {
-      if (serves(target)) return target;
+      if (may_take(target) && serves(target)) return target;
     }
     return kNoSlot;
   }
@@ -293,7 +308,8 @@ class Placement {
 
   Slot other_than_home(bool with_room) const {
     for (Slot target : map_.best(r_.requester)) {
-      if (target != r_.home && serves(target) && (!with_room || has_room(target))) return target;
+      if (target == r_.home || !may_take(target) || !serves(target)) continue;
+      if (!with_room || has_room(target)) return target;
     }
     return kNoSlot;
   }

@@ -69,6 +69,11 @@ class HMS_API PlacementMap {
   Slot requester(Uid uid) const noexcept { return uid < slots_.size() && is_requester(uid) ? slots_[uid] : kNoSlot; }
   Uid target_uid(Slot target) const noexcept { return targets_[target].uid; }
   Uid requester_uid(Slot requester) const noexcept { return requesters_[requester]; }
+  // The host memory that is NUMA node `node`; kNoSlot: it is not in the map.
+  Slot host_of_node(std::int32_t node) const noexcept {
+    return node >= 0 && static_cast<std::size_t>(node) < nodes_.size() ? nodes_[static_cast<std::size_t>(node)]
+                                                                       : kNoSlot;
+  }
   // Memory that the kernel allocates and reclaims.
   bool is_host(Slot target) const noexcept { return targets_[target].host; }
   const Path& path(Slot requester, Slot target) const noexcept {
@@ -104,6 +109,7 @@ class HMS_API PlacementMap {
   bool is_requester(Uid uid) const noexcept { return kinds_[uid] != 0; }
 
   std::pmr::vector<TargetEntry> targets_;
+  std::pmr::vector<Slot> nodes_;  // by NUMA node; host memory only
   std::pmr::vector<Uid> requesters_;
   std::pmr::vector<Slot> slots_;          // by uid
   std::pmr::vector<std::uint8_t> kinds_;  // by uid; 1: slots_ is a requester's
@@ -147,6 +153,9 @@ struct PlacementRules {
 struct PlacementRequest {
   Slot requester = 0;
   Slot home = kNoSlot;  // where the page lives; kNoSlot: nobody has touched it
+  // The host memory from which the kernel takes a page for who asks; no other is chosen unless the policy names it.
+  // kNoSlot: any.
+  Slot kernel_node = kNoSlot;
   Access access = Access::kRead;
   bool can_map_home = false;      // the mirror can let the requester use the page where it is
   std::uint32_t map_cost_ns = 0;  // of doing so, once: for the application a mapping of its own

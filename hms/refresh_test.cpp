@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -149,6 +151,67 @@ TEST(RefreshOfAnotherMachine, ReplacesEverything) {
   const Refreshed gone = refresh(reference, Topology{});
   EXPECT_EQ(gone.removed.size(), now.added.size());
   EXPECT_EQ(gone.topology.next_uid(), reference.next_uid());
+}
+
+// Takes a CPU and memory of the machine away, and gives them back. Not for machines that somebody uses:
+//   HMS_TEST_OFFLINE=1 scripts/in-vm -m tiers -- build/bin/hms_test --gtest_filter='Offlining.*'
+class Offlining : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::getenv("HMS_TEST_OFFLINE") == nullptr) GTEST_SKIP() << "HMS_TEST_OFFLINE is not set";
+    auto machine = load("");
+    ASSERT_TRUE(machine) << machine.error().message;
+    before_ = std::move(*machine);
+  }
+  static bool write(const fs::path& file, const char* text) {
+    std::ofstream stream(file);
+    stream << text;
+    stream.close();
+    return !stream.fail();
+  }
+  Refreshed look() const {
+    auto machine = load("");
+    EXPECT_TRUE(machine) << machine.error().message;
+    return refresh(before_, machine ? *machine : Topology{});
+  }
+  static bool lists(const Names& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  }
+  Topology before_;
+};
+
+TEST_F(Offlining, OfACpuIsNoticed) {
+  const fs::path online = "/sys/devices/system/cpu/cpu1/online";
+  ASSERT_TRUE(write(online, "0")) << "CPU 1 cannot be taken offline";
+  const Refreshed without = look();
+  ASSERT_TRUE(write(online, "1"));
+  EXPECT_EQ(without.topology.initiator_of_cpu(1), nullptr);
+  EXPECT_FALSE(without.removed.empty() && without.changed.empty());
+  const Refreshed again = look();
+  EXPECT_TRUE(again.added.empty() && again.removed.empty() && again.changed.empty());
+  EXPECT_EQ(again.topology.initiator_of_cpu(1)->uid, before_.initiator_of_cpu(1)->uid);
+}
+
+// Blocks of the last node; the kernel keeps some for itself.
+TEST_F(Offlining, OfMemoryIsNoticed) {
+  const Target& last = before_.targets().back();
+  const fs::path folder = "/sys/devices/system/node/node" + std::to_string(last.node);
+  std::vector<fs::path> offline;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const fs::path state = entry.path() / "state";
+    if (entry.path().filename().string().starts_with("memory") && fs::exists(state) && write(state, "offline")) {
+      offline.push_back(state);
+    }
+  }
+  ASSERT_FALSE(offline.empty()) << "no memory of " << last.name << " can be taken offline";
+  const Refreshed without = look();
+  for (const fs::path& state : offline) EXPECT_TRUE(write(state, "online")) << state;
+  const Target* left = without.topology.target_of_node(last.node);
+  EXPECT_TRUE(left != nullptr ? lists(without.changed, last.name) && left->size < last.size
+                              : lists(without.removed, last.name));
+  const Refreshed again = look();
+  EXPECT_EQ(again.topology.target_of_node(last.node)->uid, last.uid);
+  EXPECT_EQ(again.topology.target_of_node(last.node)->size, last.size);
 }
 
 TEST(RefreshFreeSpace, OfThisMachine) {

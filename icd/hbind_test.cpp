@@ -5,10 +5,13 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 #include "CL/cl_ext_mirrorcl.h"
+#include "hms/host_memory.h"
 #include "hms/process.h"
+#include "hms/query.h"
 #include "icd/driver_under_test.h"
 
 namespace mirrorcl::icd::testing {
@@ -67,6 +70,67 @@ TEST(HbindBesideOpenCl, PoliciesEndWithAnSvmAllocation) {
   }
   cl().clSVMFree(context, memory);
   EXPECT_EQ((*binder)->policies().range_count(), before);
+  cl().clReleaseContext(context);
+}
+
+TEST(HbindBesideOpenCl, MovesMemoryFromTheDeviceToEachNode) {
+  constexpr std::size_t kPages = 64;
+  Driver::get();
+  const auto binder = hms::process_binder();
+  ASSERT_TRUE(binder) << binder.error().message;
+  const auto machine = (*binder)->topology();
+  const hms::Target* device = machine->target_of_device("mirrorcl:0");
+  if (device == nullptr) GTEST_SKIP() << "the ATS device has no memory of its own";
+  void* memory = mmap(nullptr, kPages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  auto* bytes = static_cast<char*>(memory);
+  for (std::size_t page = 0; page < kPages; ++page) bytes[page * 4096] = static_cast<char>(page + 1);
+  std::vector<int> nodes(kPages);
+  for (const hms::Target& target : machine->targets()) {
+    if (!target.is_host() || !hms::kernel_host_memory().may_use(target.node)) continue;
+    ASSERT_EQ(hms_migrate(memory, kPages * 4096, &device->uid, 1), static_cast<std::int64_t>(kPages));
+    ASSERT_EQ(hms_migrate(memory, kPages * 4096, &target.uid, 1), static_cast<std::int64_t>(kPages)) << target.name;
+    ASSERT_EQ(hms::kernel_host_memory().nodes_of(reinterpret_cast<std::uint64_t>(memory), nodes), 0);
+    EXPECT_EQ(std::ranges::count(nodes, target.node), static_cast<std::ptrdiff_t>(kPages)) << target.name;
+    for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(bytes[page * 4096], static_cast<char>(page + 1));
+  }
+  munmap(memory, kPages * 4096);
+}
+
+// The node that is best for all CPUs, or that the user has named.
+TEST(HbindBesideOpenCl, DeviceMemoryIsOnItsNode) {
+  Driver::get();
+  const auto binder = hms::process_binder();
+  ASSERT_TRUE(binder) << binder.error().message;
+  const auto machine = (*binder)->topology();
+  if (machine->target_of_device("mirrorcl:0") == nullptr) GTEST_SKIP() << "the ATS device has no memory of its own";
+  int expected = -1;
+  if (const char* named = std::getenv("MIRRORCL_DEVICE_MEMORY_NODE")) {
+    expected = std::atoi(named);
+  } else {
+    hms::Query query;
+    for (const hms::Initiator& initiator : machine->initiators()) {
+      if (initiator.kind == hms::InitiatorKind::kCpu) query.initiators.push_back(initiator.uid);
+    }
+    const auto best = hms::best_targets(*machine, query);
+    ASSERT_TRUE(best) << best.error().message;
+    for (const hms::Candidate& candidate : *best) {
+      const hms::Target* target = machine->target(candidate.target);
+      if (expected < 0 && target->is_host()) expected = target->node;
+    }
+  }
+  cl_device_id device = Driver::get().device;
+  cl_int error = 0;
+  cl_context context = cl().clCreateContext(nullptr, 1, &device, nullptr, nullptr, &error);
+  ASSERT_EQ(error, CL_SUCCESS);
+  constexpr std::size_t kPages = 256;
+  auto* memory = static_cast<char*>(cl().clSVMAlloc(context, CL_MEM_READ_WRITE, kPages * 4096, 4096));
+  ASSERT_NE(memory, nullptr);
+  for (std::size_t page = 0; page < kPages; ++page) memory[page * 4096] = 1;
+  std::vector<int> nodes(kPages);
+  ASSERT_EQ(hms::kernel_host_memory().nodes_of(reinterpret_cast<std::uint64_t>(memory), nodes), 0);
+  EXPECT_EQ(std::ranges::count(nodes, expected), static_cast<std::ptrdiff_t>(kPages));
+  cl().clSVMFree(context, memory);
   cl().clReleaseContext(context);
 }
 

@@ -25,6 +25,8 @@ PageRun Migrator::dense_around(const Block& block, unsigned page) noexcept {
 const hms::Decision& Migrator::decide(const Block& block, unsigned page) noexcept {
   const std::uint64_t address = block.base() + page * kPageSize;
   question_ = {.address = address, .requester = requester_, .home = home_of(block, page), .access = cause_.access};
+  question_.kernel_node = kernel_node_;
+  if (question_.home == kHostSide) question_.home_node = home_node_ = nodes_.node_of(address);
   if (block.returns != nullptr) {
     question_.history.returns = block.returns->count(page, to_ms(now_ns()), options_.coherent_window_ms);
   }

@@ -33,7 +33,7 @@ void HostEvents::take_message(const uffd_msg& message) {
     case UFFD_EVENT_PAGEFAULT: {
       std::uint64_t flags = message.arg.pagefault.flags;
       faults_.push_back({page_down(message.arg.pagefault.address), (flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0,
-                         (flags & UFFD_PAGEFAULT_FLAG_WP) != 0});
+                         (flags & UFFD_PAGEFAULT_FLAG_WP) != 0, message.arg.pagefault.feat.ptid});
       return;
     }
     case UFFD_EVENT_UNMAP:

@@ -25,7 +25,8 @@ struct HostEvent {
 struct HostFault {
   std::uint64_t address;  // page aligned
   bool write;
-  bool write_protected;  // the page is there, but write-protected by us
+  bool write_protected;      // the page is there, but write-protected by us
+  std::uint32_t thread = 0;  // whose access it is
 };
 
 class HostEvents {

@@ -31,6 +31,7 @@ Verdict failed(FaultKind kind) {
 Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault) noexcept {
   replay_uncounted_ = true;
   requester_ = device.index;
+  kernel_node_ = kUnknownNode;
   cause_ = {hms::live::device_initiator(device.index),
             fault.access == Access::kRead ? hms::Access::kRead : hms::Access::kWrite, hms::Reason::kOnlyWay};
   wanted_for_writing_ = fault.access == Access::kRead ? 0 : fault.address;
@@ -277,6 +278,8 @@ Progress Migrator::take_out(Range source, std::uint64_t staging, bool skip_holes
 }
 
 Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept {
+  if (cause_.reason == hms::Reason::kAsked) home_node_ = nodes_.node_of(block.base() + urgent * kPageSize);
+  if (home_node_ != kUnknownNode) block.home_node = static_cast<std::int16_t>(home_node_);
   for (unsigned page = run.first; page < run.end();) {
     PageRun rest{page, run.end() - page};
     if (!host_.can_move()) {

@@ -9,6 +9,7 @@
 namespace mirrorcl::mirror {
 Outcome Migrator::serve_host(const HostFault& fault) noexcept {
   requester_ = kHostSide;
+  kernel_node_ = nodes_.allocation_of(fault.thread);
   cause_ = {hms::live::kHostThreads, fault.write ? hms::Access::kWrite : hms::Access::kRead, hms::Reason::kOnlyWay};
   Block* block = blocks_.find(fault.address);
   unsigned page = page_in_block(fault.address);
@@ -69,6 +70,7 @@ Outcome Migrator::show_zeros(Block* block, const HostFault& fault) noexcept {
     return Outcome::kDone;
   }
   int error;
+  const OnNode node(kernel_node_);
   if (fault.write) {
     // A page of its own at once; the shared zero page would only fault again.
     auto* zeros = static_cast<char*>(__builtin_assume_aligned(bounce_, kPageSize));
@@ -145,6 +147,7 @@ void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run
     if (error != -EAGAIN) result->failed.store(true, std::memory_order_relaxed);
     return;
   }
+  const OnNode node(result->node);
   bool page_by_page = false;
   for (unsigned page = run.first; page < run.end();) {
     const PageRun rest{page, page_by_page ? 1 : run.end() - page};
@@ -175,6 +178,7 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
   // Device writers wait from here until the pages have left; their faults are served afterwards.
   if (on_device([&] { return device->protect(block.range(run), Access::kRead); }) != 0) return Outcome::kAgain;
   Homecoming home;
+  home.node = landing_node(block);
   const auto copy = [&](PageRun part) { copy_home(device, block, part, leave, &home); };
   copy_in_parts(device->capabilities().parallel_copies, run, urgent, copy);
   const PageMask away = PageMask(run) & ~home.arrived & ~home.skipped;

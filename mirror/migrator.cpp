@@ -59,7 +59,8 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       blocks_(memory, &live),
       staging_(host, copiers),
       snapshot_blocks_(memory),
-      moved_pages_(memory) {
+      moved_pages_(memory),
+      nodes_(memory) {
   for (unsigned i = 0; i < kMaxDevices; ++i) devices_[i].index = i;
 }
 
@@ -70,6 +71,7 @@ Result<void> Migrator::open() {
   if (auto opened = pinned_.open(); !opened) return opened;
   thread_blocks_.open();
   threads_.open();
+  nodes_.open();
   hms::PlacementRules rules;
   rules.share_after_returns = options_.coherent_after_returns;
   rules.max_pages = kBlockPages;
@@ -82,9 +84,10 @@ Result<void> Migrator::open() {
 void Migrator::note(const AttachedDevice& device, Range range, hms::Action action, Live::To to,
                     hms::Reason reason) noexcept {
   moved_since_look_ = moved_since_look_ || to == Live::To::kDevice;
-  hms::Uid from = hms::live::kHostMemory;
+  const bool home = to == Live::To::kHost;
+  hms::Uid from = placement_.host_memory(home ? nodes_.node_of(range.start) : home_node_);
   hms::Uid target = hms::live::device_memory(device.index);
-  if (to == Live::To::kHost) std::swap(from, target);
+  if (home) std::swap(from, target);
   if (reason == hms::Reason::kFirstTouch) from = hms::live::kNowhere;
   // What the program wishes for was looked up for the fault at hand only.
   const bool was_decided =

@@ -26,6 +26,7 @@
 #include "mirror/fault_history.h"
 #include "mirror/host_agent.h"
 #include "mirror/host_events.h"
+#include "mirror/host_nodes.h"
 #include "mirror/layout_watch.h"
 #include "mirror/live.h"
 #include "mirror/mirror.h"
@@ -82,7 +83,10 @@ class Migrator {
   Placement& placement() noexcept { return placement_; }
 
   // What follows is done because a program asks for it.
-  void begin_request() noexcept { cause_ = Cause{}; }
+  void begin_request() noexcept {
+    cause_ = Cause{};
+    kernel_node_ = kUnknownNode;
+  }
   // Takes the pages of `range` that can be moved to `device`, faults or not.
   Outcome bring_in(AttachedDevice& device, Range range, Untouched untouched) noexcept;
   // The pages of the block around `block_address` that live on `device`, or on both sides.
@@ -270,7 +274,14 @@ class Migrator {
     PageMask arrived;  // pages that the application has from the device now
     PageMask skipped;  // pages that it does not need: it has newer ones, or no mapping for them any more
     std::atomic<bool> failed{false};
+    int node = kUnknownNode;  // where they are to come to
   };
+  // Where pages of `block` come home to unless they have a policy: the kernel would take them from the node of the
+  // thread that touches them. Where nobody does, they go where they came from.
+  int landing_node(const Block& block) const noexcept {
+    if (!nodes_.follows_threads()) return kUnknownNode;
+    return kernel_node_ != kUnknownNode ? kernel_node_ : block.home_node;
+  }
   void copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
   // The application's page of which devices have copies is to be the only one: those go, and those around it.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
@@ -369,6 +380,9 @@ class Migrator {
   Cause cause_;
   Placement placement_;
   std::array<FaultHistory, kMaxDevices> histories_;
+  HostNodes nodes_;
+  int home_node_ = kUnknownNode;    // where the pages at hand were before they went to a device
+  int kernel_node_ = kUnknownNode;  // where the kernel would allocate a page for the thread whose fault is at hand
   // The fault at hand: who makes it, what was asked about it, and the answer.
   unsigned requester_ = kHostSide;
   Placement::Question question_{};

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "hms/live_layout.h"
 #include "hms/topology.h"
 
 namespace mirrorcl::mirror {
@@ -113,14 +114,19 @@ void Placement::look_up(std::uint64_t address) noexcept {
 hms::PlacementRequest Placement::request(const Question& question) const noexcept {
   const PlacementSource& source = source_for(question.requester, question.home);
   const hms::PlacementMap& map = *source.map;
+  const auto host = [&](int node) {
+    const hms::Slot slot = map.host_of_node(node);
+    return slot != hms::kNoSlot ? slot : map.nearest_host(hms::PlacementMap::kHostRequester);
+  };
   const auto memory_of = [&](unsigned side) {
-    if (side == kHostSide) return map.nearest_host(hms::PlacementMap::kHostRequester);
+    if (side == kHostSide) return host(question.home_node);
     return map.target(source.devices[side].target);
   };
   hms::PlacementRequest request;
   request.requester = question.requester == kHostSide ? hms::PlacementMap::kHostRequester
                                                       : map.requester(source.devices[question.requester].initiator);
   request.home = memory_of(question.home);
+  request.kernel_node = host(question.requester == kHostSide ? question.kernel_node : question.home_node);
   request.access = question.access;
   request.history = question.history;
   request.can_share = question.can_share;
@@ -141,6 +147,19 @@ hms::Decision Placement::ask(const Question& question) noexcept {
 
 hms::Prefetch Placement::ahead(const Question& question, const hms::Decision& decision) const noexcept {
   return hms::decide_prefetch(request(question), decision);
+}
+
+hms::Uid Placement::host_memory(int node) const noexcept {
+  if (source_.map == nullptr) return hms::live::kHostMemory;
+  const hms::PlacementMap& map = *source_.map;
+  hms::Slot found = map.host_of_node(node);
+  // Where there is one node only, nobody has to ask which.
+  for (hms::Slot slot = 0; node == kUnknownNode && slot < map.target_count(); ++slot) {
+    if (!map.is_host(slot)) continue;
+    if (found != hms::kNoSlot) return hms::live::kHostMemory;
+    found = slot;
+  }
+  return found != hms::kNoSlot ? map.target_uid(found) : hms::live::kHostMemory;
 }
 
 bool Placement::is_bound(std::uint64_t address, unsigned index) const noexcept {

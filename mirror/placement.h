@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "hms/placement.h"
 #include "mirror/block.h"
+#include "mirror/host_nodes.h"
 
 namespace mirrorcl::mirror {
 
@@ -52,6 +53,8 @@ class Placement {
     hms::History history{};
     bool can_share = true;
     std::uint32_t copyable_pages = 0;  // hms::PlacementRequest
+    int home_node = kUnknownNode;      // where the page lives, if the application has it
+    int kernel_node = kUnknownNode;    // where the kernel would allocate it for the application
   };
   // The decision's target is of no use to the caller; the policy that applied is policy().
   hms::Decision ask(const Question& question) noexcept;
@@ -61,6 +64,8 @@ class Placement {
   // What to bring ahead, after the answer to the same question.
   hms::Prefetch ahead(const Question& question, const hms::Decision& decision) const noexcept;
   // The target that decisions know the memory of device `index` by.
+  // The target that decisions know NUMA node `node` by; hms::live::kHostMemory: they do not tell nodes apart.
+  hms::Uid host_memory(int node) const noexcept;
   hms::Uid memory_of(unsigned index) const noexcept { return source_for(index, kHostSide).devices[index].target; }
   // Whether the program has bound the page at `address` to the memory of device `index`. The question at hand stays.
   bool is_bound(std::uint64_t address, unsigned index) const noexcept;

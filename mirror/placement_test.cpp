@@ -3,6 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+#include <vector>
+
+#include "hms/live_layout.h"
+#include "hms/topology.h"
 #include "mirror/fault_history.h"
 
 namespace mirrorcl::mirror {
@@ -95,6 +100,110 @@ TEST_F(PlacementTest, RegionsGrowWithTheStream) {
   EXPECT_EQ(placement_.ask(question).pages, 16U);
   question.history.dense_pages = 64;
   EXPECT_EQ(placement_.ask(question).pages, 64U);
+}
+
+// Two nodes of DRAM, one of HBM, which is best for all CPUs, and a device.
+class NodesTest : public PlacementTest {
+ protected:
+  void SetUp() override {
+    PlacementTest::SetUp();
+    const hms::Uid threads = add_initiator("threads", hms::InitiatorKind::kCpu);
+    const hms::Uid device = add_initiator("gpu", hms::InitiatorKind::kDevice);
+    for (std::int32_t node = 0; node < 3; ++node) {
+      hms::Target memory;
+      memory.name = "node" + std::to_string(node);
+      memory.node = node;
+      nodes_.push_back(*machine_.add(memory));
+      link(threads, nodes_.back(), node == 2 ? 400'000 : 100'000);
+    }
+    hms::Target memory;
+    memory.name = "gpu-memory";
+    memory.kind = hms::MemoryKind::kDevice;
+    memory.device = "gpu";
+    memory_ = *machine_.add(memory);
+    link(device, memory_, 200'000);
+    link(threads, memory_, 20'000);
+    const hms::PlacementRequester requesters[] = {{threads, true}, {device, false}};
+    auto map = hms::PlacementMap::create(machine_, requesters, std::pmr::get_default_resource());
+    ASSERT_TRUE(map) << map.error().message;
+    map_ = std::move(*map);
+    PlacementSource source{.map = map_.get(), .devices = {}};
+    source.devices[0] = {device, memory_};
+    placement_.place_by(source);
+  }
+  // Where a page of the device goes that a thread touches on `kernel_node`.
+  hms::Decision home_to(int kernel_node) {
+    return placement_.ask({.address = 0x1000, .requester = kHostSide, .home = 0, .kernel_node = kernel_node});
+  }
+  hms::Uid target_of(const hms::Decision& decision) const { return map_->target_uid(decision.target); }
+  void wish(const hms::PolicyChange& change) {
+    policies_ = std::move(*hms::PolicyTable::create(std::pmr::get_default_resource()));
+    ASSERT_EQ(policies_->change({0x1000, 0x2000}, change), 0);
+    placement_.follow(policies_.get());
+  }
+
+  hms::Topology machine_;
+  std::vector<hms::Uid> nodes_;
+  hms::Uid memory_ = hms::kNoUid;
+  hms::PlacementMap::Pointer map_{nullptr, {nullptr}};
+  decltype(hms::PolicyTable::create(nullptr))::value_type policies_;
+
+ private:
+  hms::Uid add_initiator(const char* name, hms::InitiatorKind kind) {
+    hms::Initiator initiator;
+    initiator.name = name;
+    initiator.kind = kind;
+    if (kind == hms::InitiatorKind::kDevice) initiator.device = name;
+    return *machine_.add(initiator);
+  }
+  void link(hms::Uid initiator, hms::Uid target, double bandwidth) {
+    hms::Link link;
+    link.initiators = {initiator};
+    link.targets = {target};
+    link.properties.set(hms::Property::kBandwidth, {hms::mib_per_s(bandwidth), hms::Source::kAssumed});
+    ASSERT_TRUE(machine_.add(link));
+  }
+};
+
+TEST_F(NodesTest, PagesComeHomeToWhereTheKernelAllocates) {
+  for (const int node : {0, 1, 2}) {
+    EXPECT_EQ(home_to(node).action, Action::kMove);
+    EXPECT_EQ(target_of(home_to(node)), nodes_[static_cast<std::size_t>(node)]);
+  }
+}
+
+TEST_F(NodesTest, BoundPagesComeHomeToTheirNode) {
+  const hms::Uid bound[] = {nodes_[1], nodes_[0]};
+  hms::PolicyChange change;
+  change.bind = bound;
+  wish(change);
+  EXPECT_EQ(target_of(home_to(0)), nodes_[1]);
+  EXPECT_EQ(home_to(0).reason, Reason::kBound);
+}
+
+TEST_F(NodesTest, PreferredNodesAreHeeded) {
+  hms::PolicyChange change;
+  change.preferred = nodes_[2];
+  wish(change);
+  EXPECT_EQ(target_of(home_to(1)), nodes_[2]);
+  EXPECT_EQ(home_to(1).reason, Reason::kPreferred);
+}
+
+TEST_F(NodesTest, DevicesTakePagesFromAnyNode) {
+  for (const int node : {0, 1, 2, kUnknownNode}) {
+    const hms::Decision decision =
+        placement_.ask({.address = 0x1000, .requester = 0, .home = kHostSide, .home_node = node});
+    EXPECT_EQ(decision.action, Action::kMove);
+    EXPECT_EQ(target_of(decision), memory_);
+  }
+}
+
+TEST_F(NodesTest, NodesHaveNames) {
+  EXPECT_EQ(placement_.host_memory(1), nodes_[1]);
+  EXPECT_EQ(placement_.host_memory(7), hms::live::kHostMemory);
+  EXPECT_EQ(placement_.host_memory(kUnknownNode), hms::live::kHostMemory);
+  placement_.place_by({});
+  EXPECT_EQ(placement_.host_memory(1), hms::live::kHostMemory) << "a mirror that stands alone knows no nodes";
 }
 
 TEST(FaultHistoryTest, NeighboursAreAStream) {

@@ -26,7 +26,8 @@ constexpr unsigned long kNewFromDevice = _IO(0xAA, 0x00);  // USERFAULTFD_IOC_NE
 
 constexpr std::uint64_t kRequiredFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_REMAP |
                                             UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
-                                            UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | kFeatureWpShmem;
+                                            UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MISSING_SHMEM |
+                                            UFFD_FEATURE_MINOR_SHMEM | kFeatureWpShmem;
 
 long create_fd() noexcept {
   long fd = raw_syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
