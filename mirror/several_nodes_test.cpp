@@ -2,7 +2,10 @@
 // On a machine with several NUMA nodes: to which one pages come home. scripts/in-vm -m two-nodes runs it on one
 // (docs/virtual-machines.md).
 #include <gtest/gtest.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <map>
@@ -33,6 +36,10 @@ class SeveralNodesTest : public MirrorTest {
       if (!cpus.empty()) cpus_.emplace(static_cast<int>(node), cpus.first());
     }
     if (nodes_.size() < 2) GTEST_SKIP() << "one NUMA node";
+    int mode = MPOL_DEFAULT;
+    if (syscall(SYS_get_mempolicy, &mode, nullptr, 0, nullptr, 0) != 0 || mode != MPOL_DEFAULT) {
+      GTEST_SKIP() << "the process has a policy of its own, or may not ask for it";
+    }
     MirrorTest::SetUp();
   }
   // Threads of this test run on `node` from now on. False: none of its CPUs is for this process.
