@@ -126,6 +126,11 @@ TEST(HbindBesideOpenCl, DeviceMemoryIsOnItsNode) {
   constexpr std::size_t kPages = 256;
   auto* memory = static_cast<char*>(cl().clSVMAlloc(context, CL_MEM_READ_WRITE, kPages * 4096, 4096));
   ASSERT_NE(memory, nullptr);
+  // Also after the program had it bound elsewhere.
+  const auto host =
+      std::ranges::find_if(machine->targets(), [](const hms::Target& target) { return target.is_host(); });
+  ASSERT_EQ(hms_bind(memory, kPages * 4096, &host->uid, 1), 0);
+  ASSERT_EQ(hms_unbind(memory, kPages * 4096), 0);
   for (std::size_t page = 0; page < kPages; ++page) memory[page * 4096] = 1;
   std::vector<int> nodes(kPages);
   ASSERT_EQ(hms::kernel_host_memory().nodes_of(reinterpret_cast<std::uint64_t>(memory), nodes), 0);

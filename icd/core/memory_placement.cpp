@@ -23,12 +23,23 @@
 namespace mirrorcl::icd {
 namespace {
 
+std::uint64_t page_down(std::uint64_t address) {
+  return address & ~(hms::DeviceMemory::kPageSize - 1);
+}
+std::uint64_t page_up(std::uint64_t address) {
+  return page_down(address + hms::DeviceMemory::kPageSize - 1);
+}
+
 // The first device's memory is what the mirror has moved to it, and all SVM and buffer allocations, which it never
 // moves.
 class FirstDeviceMemory final : public hms::DeviceMemory {
  public:
-  FirstDeviceMemory(Runtime& runtime, hms::Uid target)
-      : mirrored_(*runtime.mirror(), runtime.device(0), target), allocator_(runtime.allocator()) {}
+  // `node`: the NUMA node that the device's memory comes from; -1: any.
+  FirstDeviceMemory(Runtime& runtime, hms::Uid target, const hms::PolicyTable& policies, int node)
+      : mirrored_(*runtime.mirror(), runtime.device(0), target),
+        allocator_(runtime.allocator()),
+        policies_(policies),
+        node_(node) {}
 
   hms::Uid target() const noexcept override { return mirrored_.target(); }
   std::uint64_t free_bytes() const noexcept override { return mirrored_.free_bytes(); }
@@ -37,7 +48,11 @@ class FirstDeviceMemory final : public hms::DeviceMemory {
   }
   int move_out(hms::AddressRange range) noexcept override { return mirrored_.move_out(range); }
   void settle() noexcept override { mirrored_.settle(); }
-  void policy_changed(hms::AddressRange range) noexcept override { mirrored_.policy_changed(range); }
+  void policy_changed(hms::AddressRange range) noexcept override {
+    mirrored_.policy_changed(range);
+    // Ranges are mostly an allocation or part of one.
+    for (const std::uint64_t address : {range.start, range.end - 1}) return_to_node(address, range);
+  }
 
   void residency(hms::AddressRange range, std::span<hms::Uid> places) const noexcept override {
     mirrored_.residency(range, places);
@@ -57,8 +72,27 @@ class FirstDeviceMemory final : public hms::DeviceMemory {
   }
 
  private:
+  // A policy of the program that has ended took the device's own with it: what the kernel keeps with device memory is
+  // the last one that was set. So for what is part of `range` in the allocation around `address`.
+  void return_to_node(std::uint64_t address, hms::AddressRange range) const noexcept {
+    if (node_ < 0) return;
+    const auto allocation = allocator_.find(reinterpret_cast<const void*>(address));
+    if (!allocation) return;
+    const auto start = reinterpret_cast<std::uint64_t>(allocation->start);
+    hms::AddressRange part{std::max(range.start, page_down(start)),
+                           std::min(range.end, page_up(start + allocation->size))};
+    const hms::PolicyReader policies(policies_);
+    const auto [where, policy] = policies.find(address);
+    part = {std::max(part.start, where.start), std::min(part.end, where.end)};
+    if (!policy.empty() || part.start >= part.end) return;
+    const int nodes[] = {node_};
+    (void)hms::kernel_host_memory().set_policy(part, {hms::HostPolicy::Mode::kPrefer, nodes});
+  }
+
   mirror::MirroredMemory mirrored_;
   svm::Allocator& allocator_;
+  const hms::PolicyTable& policies_;
+  int node_;
 };
 
 // The node that is best for all CPUs together; -1: none.
@@ -91,25 +125,22 @@ int memory_node(const hms::Topology& topology) {
   return usable ? wanted : best_node(topology);
 }
 
-// Has the kernel take the device's memory from `node`, if that makes a difference.
-void place_memory(device::CpuDevice& device, const hms::Topology& topology, int node) {
+// Has the kernel take the device's memory from `node`, if that makes a difference. True: it does.
+bool place_memory(device::CpuDevice& device, const hms::Topology& topology, int node) {
   const int wanted = options().device_memory_node;
-  if (node < 0 || wanted == Options::kAnyNode) return;
-  if (wanted == Options::kBestNode && usable_nodes(topology) < 2) return;
+  if (node < 0 || wanted == Options::kAnyNode) return false;
+  if (wanted == Options::kBestNode && usable_nodes(topology) < 2) return false;
   const auto placed = device::prefer_node(device.memory_fd(), window::kDeviceMemoryFileSize, node);
-  if (!placed) return log_warning("device memory comes from any NUMA node: {}", placed.error().message);
+  if (!placed) {
+    log_warning("device memory comes from any NUMA node: {}", placed.error().message);
+    return false;
+  }
   log_info("device memory comes from NUMA node {}", node);
+  return true;
 }
 
 // Once the devices have joined it.
 std::atomic<hms::Binder*> g_binder{nullptr};
-
-std::uint64_t page_down(std::uint64_t address) {
-  return address & ~(hms::DeviceMemory::kPageSize - 1);
-}
-std::uint64_t page_up(std::uint64_t address) {
-  return page_down(address + hms::DeviceMemory::kPageSize - 1);
-}
 
 // Leaked, as the runtime is.
 Result<MemoryPlacement*>& joined() {
@@ -154,13 +185,14 @@ Result<void> MemoryPlacement::join_device(Runtime& runtime, std::uint32_t index)
   device.memory_size = mirrored ? capabilities.memory_size : 0;
   device.memory_cpu_mappable = capabilities.memory_cpu_mappable;
   device.native_atomics = capabilities.native_atomics;
-  if (mirrored) place_memory(runtime.device(index), *before, device.node);
+  const bool placed = mirrored && place_memory(runtime.device(index), *before, device.node);
   Device added;
   auto topology = hms::with_device(*before, device, &added.uids);
   if (!topology) return tl::unexpected(topology.error());
   binder_.set_topology(std::make_shared<const hms::Topology>(std::move(*topology)));
   if (mirrored && index == 0) {
-    added.memory = std::make_unique<FirstDeviceMemory>(runtime, added.uids.target);
+    added.memory =
+        std::make_unique<FirstDeviceMemory>(runtime, added.uids.target, binder_.policies(), placed ? device.node : -1);
   } else if (mirrored) {
     added.memory =
         std::make_unique<mirror::MirroredMemory>(*runtime.mirror(), runtime.device(index), added.uids.target);
