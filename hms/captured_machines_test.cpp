@@ -16,6 +16,7 @@
 #include "hms/discovery.h"
 #include "hms/json_file.h"
 #include "hms/load.h"
+#include "hms/process.h"
 #include "hms/query.h"
 #include "hms/test_machines.h"
 
@@ -208,6 +209,26 @@ TEST(CapturedMachine, TwoPackagesWithFastAndSlowMemory) {
   EXPECT_EQ(tier(0), 1);
   EXPECT_EQ(tier(1), 1);
   EXPECT_EQ(tier(3), 2);
+}
+
+// A device of the process with its memory on node 2: everybody reaches that as node 2, and the device reaches all nodes
+// as CPU 0 does, which is nearest to it.
+TEST(CapturedMachine, MemoryOfADeviceOfTheProcessIsAsFarAsItsNode) {
+  const Topology before = captured("qemu-tiers");
+  ProcessDeviceUids uids;
+  const ProcessDevice device{
+      .name = "mirrorcl:0", .memory_size = 1 << 20, .node = 2, .memory_cpu_mappable = true, .native_atomics = true};
+  const auto machine = with_device(before, device, &uids);
+  ASSERT_TRUE(machine) << machine.error().message;
+  const auto way = [&](Uid initiator) { return line(*machine, *reach(*machine, initiator, uids.target)); };
+  EXPECT_EQ(way(machine->initiator_of_cpu(0)->uid), "mirrorcl:0-memory 409600 firmware 120 firmware");
+  EXPECT_EQ(way(machine->initiator_of_cpu(1)->uid), "mirrorcl:0-memory 170667 assumed 288 assumed");
+  EXPECT_EQ(way(uids.initiator), "mirrorcl:0-memory 409600 firmware 120 firmware");
+  for (const int node : {0, 1, 2, 3}) {
+    const Uid target = machine->target_of_node(node)->uid;
+    EXPECT_EQ(line(*machine, *reach(*machine, uids.initiator, target)),
+              line(*machine, *reach(*machine, machine->initiator_of_cpu(0)->uid, target)));
+  }
 }
 
 // The same after CPU 1, the only one of node 1, went offline: what the firmware says of it holds for no other.

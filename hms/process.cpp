@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <memory_resource>
@@ -90,17 +91,78 @@ void let_join(Binder& binder) {
   p.ready.store(true, std::memory_order_release);
 }
 
-// How the node's own CPUs reach it; nothing if it has none.
-std::optional<Candidate> own_figures(const Topology& topology, const Target& node) {
+// The CPUs that are nearest to the node; null: there are none.
+const Initiator* nearest_cpus(const Topology& topology, const Target& node) {
+  const Initiator* any = nullptr;
   for (const Initiator& initiator : topology.initiators()) {
-    if (initiator.kind != InitiatorKind::kCpu || !initiator.cpus.intersects(node.cpus)) continue;
-    if (auto candidate = reach(topology, initiator.uid, node.uid)) return candidate;
+    const bool near = initiator.cpus.intersects(node.cpus);
+    if (initiator.kind != InitiatorKind::kCpu || (!near && any != nullptr)) continue;
+    if (!reach(topology, initiator.uid, node.uid)) continue;
+    if (near) return &initiator;
+    any = &initiator;
   }
-  for (const Initiator& initiator : topology.initiators()) {
-    if (initiator.kind != InitiatorKind::kCpu) continue;
-    if (auto candidate = reach(topology, initiator.uid, node.uid)) return candidate;
+  return any;
+}
+
+// Of the best way from one to the other; nothing if there is none.
+std::optional<Properties> way_figures(const Topology& topology, Uid initiator, Uid target) {
+  const auto way = reach(topology, initiator, target);
+  if (!way) return std::nullopt;
+  Properties figures;
+  if (way->bandwidth) figures.set(Property::kBandwidth, *way->bandwidth);
+  if (way->latency) figures.set(Property::kLatency, *way->latency);
+  return figures;
+}
+
+// The device has the host's memory as the CPUs that are nearest to its node: it runs on CPUs, or beside them.
+Result<void> link_host(Topology& result, const Topology& before, const ProcessDevice& device, const Target& node,
+                       Uid uid) {
+  const Initiator* nearest = nearest_cpus(before, node);
+  for (const Target& target : before.targets()) {
+    if (!target.is_host() || !target.online) continue;
+    const auto figures = nearest != nullptr ? way_figures(before, nearest->uid, target.uid) : Properties{};
+    const bool own = target.uid == node.uid;
+    if (!figures && !own) continue;
+    Link host{};
+    host.name = device.name + "-host" + (own ? "" : "-" + target.name);
+    host.initiators = {uid};
+    host.targets = {target.uid};
+    host.properties = figures.value_or(Properties{});
+    host.atomic = device.native_atomics;
+    if (auto link = result.add(host); !link) return tl::unexpected<Error>(link.error());
   }
-  return std::nullopt;
+  return {};
+}
+
+// Who reaches the device's memory, each as it reaches the node that this lies in.
+Result<void> link_memory(Topology& result, const Topology& before, const ProcessDevice& device, const Target& node,
+                         const ProcessDeviceUids& uids) {
+  const Initiator* nearest = nearest_cpus(before, node);
+  const auto figures = [&](Uid initiator) {
+    const auto found = device.memory_is_host_memory ? way_figures(before, initiator, node.uid) : std::nullopt;
+    return found.value_or(Properties{});
+  };
+  std::vector<Link> links(1);
+  links[0].name = device.name + "-own";
+  links[0].initiators = {uids.initiator};
+  if (nearest != nullptr) links[0].properties = figures(nearest->uid);
+  for (const Initiator& initiator : before.initiators()) {
+    if (!device.memory_cpu_mappable || initiator.kind != InitiatorKind::kCpu) continue;
+    const Properties its = figures(initiator.uid);
+    auto link = std::ranges::find(links, its, &Link::properties);
+    if (link == links.end()) {
+      link = links.emplace(links.end());
+      link->name = links[0].name + "-" + initiator.name;
+      link->properties = its;
+    }
+    link->initiators.push_back(initiator.uid);
+  }
+  for (Link& link : links) {
+    link.targets = {uids.target};
+    link.atomic = device.native_atomics;
+    if (auto added = result.add(link); !added) return tl::unexpected<Error>(added.error());
+  }
+  return {};
 }
 
 }  // namespace
@@ -128,22 +190,11 @@ AddressRange process_policy_memory() noexcept {
 
 Result<Topology> with_device(const Topology& topology, const ProcessDevice& device, ProcessDeviceUids* uids) {
   Topology result = topology;
-  const Target* node = device.node >= 0 ? result.target_of_node(device.node) : nullptr;
+  const Target* node = device.node >= 0 ? topology.target_of_node(device.node) : nullptr;
   if (node == nullptr) {
     return fail(ErrorCode::kInvalidArgument,
                 fmt::format("the topology has no NUMA node {} for device {}", device.node, device.name));
   }
-  Uid node_uid = node->uid;
-  Properties figures;
-  if (auto own = own_figures(result, *node)) {
-    if (own->bandwidth) figures.set(Property::kBandwidth, *own->bandwidth);
-    if (own->latency) figures.set(Property::kLatency, *own->latency);
-  }
-  std::vector<Uid> sharers;
-  for (const Initiator& initiator : result.initiators()) {
-    if (initiator.kind == InitiatorKind::kCpu) sharers.push_back(initiator.uid);
-  }
-
   Initiator initiator;
   initiator.name = device.name;
   initiator.kind = InitiatorKind::kDevice;
@@ -162,26 +213,17 @@ Result<Topology> with_device(const Topology& topology, const ProcessDevice& devi
   auto added = result.add(initiator);
   if (!added) return tl::unexpected<Error>(added.error());
   *uids = {*added, kNoUid};
-  Link host{};
-  host.name = device.name + "-host";
-  host.initiators = {uids->initiator};
-  host.targets = {node_uid};
-  host.properties = figures;
-  host.atomic = device.native_atomics;
-  if (auto link = result.add(host); !link) return tl::unexpected<Error>(link.error());
+  if (auto done = link_host(result, topology, device, *node, uids->initiator); !done) {
+    return tl::unexpected<Error>(done.error());
+  }
   if (device.memory_size == 0) return result;
 
   added = result.add(memory);
   if (!added) return tl::unexpected<Error>(added.error());
   uids->target = *added;
-  Link own{};
-  own.name = device.name + "-own";
-  own.initiators = {uids->initiator};
-  if (device.memory_cpu_mappable) own.initiators.insert(own.initiators.end(), sharers.begin(), sharers.end());
-  own.targets = {uids->target};
-  if (device.memory_is_host_memory) own.properties = figures;
-  own.atomic = device.native_atomics;
-  if (auto link = result.add(own); !link) return tl::unexpected<Error>(link.error());
+  if (auto done = link_memory(result, topology, device, *node, *uids); !done) {
+    return tl::unexpected<Error>(done.error());
+  }
   return result;
 }
 
