@@ -27,11 +27,12 @@ struct Tenant {
 // In static storage, where nothing goes to the device in this test.
 constinit std::array<Tenant, 4> g_tenants;
 
-// Maps, writes, checks and unmaps some pages again and again. Each mapping is kept for `stay` at least.
-void come_and_go(Tenant& self, std::uint64_t seed, std::chrono::milliseconds stay, const std::atomic<bool>& stop) {
+// Maps (with `flags`), writes, checks and unmaps some pages again and again. Each mapping is kept for `stay` at least.
+void come_and_go(Tenant& self, std::uint64_t seed, int flags, std::chrono::milliseconds stay,
+                 const std::atomic<bool>& stop) {
   constexpr std::size_t kStride = kPageSize / sizeof(std::uint64_t);
   for (std::uint64_t round = 0; !stop; ++round) {
-    void* memory = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
     auto* words = static_cast<volatile std::uint64_t*>(memory);
     const std::uint64_t tag = (seed << 48) + round * kPages;
     for (std::size_t i = 0; i < kPages; ++i) {
@@ -56,41 +57,48 @@ void come_and_go(Tenant& self, std::uint64_t seed, std::chrono::milliseconds sta
 
 class ChurnTest : public MirrorTest {
  protected:
-  void SetUp() override {
-    MirrorOptions options;
-    options.coherent_after_returns = 1;
-    options.coherent_window_ms = 60'000;
-    start(options);
+  // Every page that comes back once becomes coherent, if it stays long enough.
+  void SetUp() override { start({.coherent_after_returns = 1, .coherent_window_ms = 60'000}); }
+
+  void churn(int flags) {
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < g_tenants.size(); ++i) {
+      g_tenants[i].wrong = g_tenants[i].rounds = 0;
+      // The last one stays long enough for its pages to become coherent.
+      const std::chrono::milliseconds stay(i + 1 == g_tenants.size() ? 250 : 0);
+      threads.emplace_back([&, i, stay] { come_and_go(g_tenants[i], i + 1, flags, stay, stop); });
+    }
+    const auto end = Clock::now() + std::chrono::seconds(3);
+    for (std::uint64_t round = 0; Clock::now() < end; ++round) {
+      const std::uint64_t address = g_tenants[round % g_tenants.size()].address;
+      if (address == 0) continue;
+      if (round % 16 < g_tenants.size()) {
+        mirror_->bring_home({address, kSize});
+      } else {
+        // May be refused: the address may be nobody's by now.
+        (void)device_.load(reinterpret_cast<const std::uint64_t*>(address + round / 16 % kPages * kPageSize));
+      }
+    }
+    stop = true;
+    for (std::thread& thread : threads) thread.join();
+    for (const Tenant& tenant : g_tenants) {
+      EXPECT_EQ(tenant.wrong, 0U);
+      EXPECT_GT(tenant.rounds, 0U);
+    }
+    EXPECT_GT(statistics().pages_to_device, 0U);
+    EXPECT_GT(statistics().events_unmap, 0U);
   }
 };
 
 TEST_F(ChurnTest, AddressesThatComeAndGoKeepWhatTheirOwnersWrite) {
-  std::atomic<bool> stop{false};
-  std::vector<std::thread> threads;
-  for (std::size_t i = 0; i < g_tenants.size(); ++i) {
-    // The last one stays long enough for its pages to become coherent.
-    const std::chrono::milliseconds stay(i + 1 == g_tenants.size() ? 250 : 0);
-    threads.emplace_back([&, i, stay] { come_and_go(g_tenants[i], i + 1, stay, stop); });
-  }
-  const auto end = Clock::now() + std::chrono::seconds(3);
-  for (std::uint64_t round = 0; Clock::now() < end; ++round) {
-    const std::uint64_t address = g_tenants[round % g_tenants.size()].address;
-    if (address == 0) continue;
-    if (round % 16 < g_tenants.size()) {
-      mirror_->bring_home({address, kSize});
-    } else {
-      // May be refused: the address may be nobody's by now.
-      (void)device_.load(reinterpret_cast<const std::uint64_t*>(address + round / 16 % kPages * kPageSize));
-    }
-  }
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
-  for (const Tenant& tenant : g_tenants) {
-    EXPECT_EQ(tenant.wrong, 0U);
-    EXPECT_GT(tenant.rounds, 0U);
-  }
+  churn(0);
   EXPECT_GT(statistics().coherent_upgrades, 0U);
-  EXPECT_GT(statistics().events_unmap, 0U);
+}
+
+// UFFDIO_MOVE moves it only to locked memory.
+TEST_F(ChurnTest, LockedMemoryThatComesAndGoesKeepsWhatItsOwnersWrite) {
+  churn(MAP_LOCKED);
 }
 
 // A thread that changes a page's protection all the time, while that becomes coherent and ceases to be, finds what it

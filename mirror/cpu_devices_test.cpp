@@ -293,7 +293,6 @@ class CpuDevicesModelTest : public CpuDevicesTest {
     ASSERT_NO_FATAL_FAILURE(start_with(options));
     Model model(*mirror_, *runners_[0]);
     for (std::size_t i = 1; i < kDevices; ++i) model.add_device(*runners_[i]);
-    model.leave_out_mlock();  // docs/status.md, "Locked memory"
     run_random_programs(model, first_seed, operations);
     print_statistics(model.operations(), mirror_->statistics());
     EXPECT_GT(mirror_->statistics().pages_between_devices, 0U);

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <vector>
 
+#include "base/sanitizers.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -20,6 +21,10 @@ namespace {
 // test's own stack. What devices do meanwhile is shown by the examples under MIRRORCL_EVACUATE=1.
 class EvacuationTest : public MirrorTest {
  protected:
+  void SetUp() override {
+    if (kThreadSanitizer) GTEST_SKIP() << "what its runtime knows of the mirror's own threads would be moved away";
+    MirrorTest::SetUp();
+  }
   // Runs `work` in some threads until three seconds have passed and the process was swept at least ten times.
   template <typename Work>
   void run(unsigned threads, Work work) {

@@ -258,10 +258,22 @@ Verdict Migrator::migrate_in(AttachedDevice& device, Block& block, unsigned page
   return kServed;
 }
 
-// Moves the pages of `source` to the empty range at `staging`. Linux 6.18 has been seen to move a page, to try again
+// Moves the pages of `source` to an empty range, of which it tells the address. Locked memory moves to locked memory
+// only.
+Progress Migrator::take_out(Range source, bool skip_holes, std::uint64_t* staging) noexcept {
+  *staging = staging_.take(source.size);
+  const Progress result = take_out_to(*staging, source, skip_holes);
+  if (result.done != 0 || result.error != -EINVAL) return result;
+  const std::uint64_t locked = staging_.take_locked(source.size);
+  if (locked == 0) return result;
+  *staging = locked;
+  return take_out_to(locked, source, skip_holes);
+}
+
+// Linux 6.18 has been seen to move a page, to try again
 // because the page tables had changed under it, and to answer that the destination exists (EEXIST): what lies there has
 // been moved.
-Progress Migrator::take_out(Range source, std::uint64_t staging, bool skip_holes) noexcept {
+Progress Migrator::take_out_to(std::uint64_t staging, Range source, bool skip_holes) noexcept {
   Progress result = host_.move(staging, source, skip_holes);
   while (result.error == -EEXIST) {
     PageMask there;
@@ -290,8 +302,8 @@ Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, uns
       continue;
     }
     Range source = block.range(rest);
-    std::uint64_t staging = staging_.take(source.size);
-    auto progress = take_out(source, staging, rest.count > 1);
+    std::uint64_t staging = 0;
+    auto progress = take_out(source, rest.count > 1, &staging);
     PageMask present;  // relative to `page`
     if (rest.count == 1) {
       if (progress.error == 0) present.set(0U);
@@ -345,8 +357,8 @@ Verdict Migrator::move_in_stubborn(AttachedDevice& device, Block& block, PageRun
     if (shared == 0) return kTryAgain;
     Range range = block.range(PageRun{run.first, shared});
     agent_.make_exclusive(range, events_, host_);
-    std::uint64_t staging = staging_.take(kPageSize);
-    auto progress = take_out(first, staging, false);
+    std::uint64_t staging = 0;
+    auto progress = take_out(first, false, &staging);
     if (progress.error == 0) {
       PageMask one;
       one.set(0U);
@@ -366,7 +378,7 @@ Verdict Migrator::move_in_stubborn(AttachedDevice& device, Block& block, PageRun
     return move_in(device, block, same_mapping, same_mapping.first);
   }
   if (error == -EINVAL) {
-    // Locked or executable memory, or a kernel without MOVE.
+    // Executable memory, locked memory where no more may be locked, or a kernel without MOVE.
     *served = same_mapping.count;
     return copy_in_protected(device, block, same_mapping, Leave::kNothing);
   }
@@ -612,7 +624,8 @@ Verdict Migrator::end_duplication(AttachedDevice& device, Block& block, unsigned
 Verdict Migrator::drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept {
   while (host_.can_move() && run.count != 0) {
     const Range range = block.range(run);
-    const auto progress = host_.move(staging_.take(range.size), range, true);
+    std::uint64_t staging = 0;
+    const auto progress = take_out(range, true, &staging);
     const auto gone = static_cast<unsigned>(progress.done / kPageSize);
     if (gone != 0) block.duplicated_to_device(device.index, {run.first, gone});
     run = {run.first + gone, run.count - gone};

@@ -182,7 +182,8 @@ class Migrator {
   // `urgent`: the page of `run` that is waited for; it is copied first.
   Verdict move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept;
   void note_thread_blocks(const Block& block, const PageMask& contents, PageRun run, std::uint64_t staging) noexcept;
-  Progress take_out(Range source, std::uint64_t staging, bool skip_holes) noexcept;
+  Progress take_out(Range source, bool skip_holes, std::uint64_t* staging) noexcept;
+  Progress take_out_to(std::uint64_t staging, Range source, bool skip_holes) noexcept;
   Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
   Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
                 unsigned urgent) noexcept;

@@ -564,7 +564,7 @@ void Model::lock(Bytes& bytes) {
   Run run = trim(take_run(bytes), [](const Page& page) {
     return page.kind == Kind::kAnonymous && page.readable() && page.writable() && !page.freed;
   });
-  if (run.count == 0 || !locks_) return;
+  if (run.count == 0) return;
   ++operations_;
   int error =
       on ? mlock(pointer(run.first), run.count * kPageSize) : munlock(pointer(run.first), run.count * kPageSize);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "device/packet.h"
+#include "device/window.h"
 #include "mirror/address_space.h"
 #include "mirror/mirror.h"
 
@@ -45,8 +46,9 @@ class Model {
  public:
   static constexpr unsigned kPages = 4 * kBlockPages;
   static constexpr std::uint64_t kSize = kPages * kPageSize;
-  // Where nothing else comes to lie: far below the kernel's own choices, so that holes stay holes.
-  static constexpr std::uint64_t kArena = 0x1800'0000'0000;
+  // Where nothing else comes to lie, with or without a sanitizer: far below the kernel's own choices, so that holes stay
+  // holes.
+  static constexpr std::uint64_t kArena = window::kWindow.end() + 64 * window::kGiB;
 
   Model(Mirror& mirror, ModelDevice& device);
   // Launches go to this device or one of the others from then on, as the program says.
@@ -65,8 +67,6 @@ class Model {
   std::uint64_t operations() const { return operations_; }
   // The device may be refused any access, for lack of memory; what it made before must hold.
   void tolerate_refusals() { tolerant_ = true; }
-  // Programs lock no memory.
-  void leave_out_mlock() { locks_ = false; }
   // Called between operations, for tests that disturb the mirror meanwhile.
   void set_disturbance(std::function<void(std::uint64_t)> disturb) { disturb_ = std::move(disturb); }
 
@@ -152,7 +152,6 @@ class Model {
   std::vector<char> contents_;
   std::vector<ModelAccess> batch_;
   bool tolerant_ = false;
-  bool locks_ = true;
   int file_ = -1;  // of kSize bytes
   int pipe_[2] = {-1, -1};
   pid_t child_ = -1;

@@ -65,11 +65,9 @@ class CpuModelTest : public CpuDeviceTest, public ModelDevice {
     return signal;
   }
 
-  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations,
-                    bool locks = true) {
+  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
     ASSERT_NO_FATAL_FAILURE(start_with(options));
     Model model(*mirror_, *this);
-    if (!locks) model.leave_out_mlock();
     run_random_programs(model, first_seed, operations);
     print_statistics(model.operations(), mirror_->statistics());
   }
@@ -85,11 +83,7 @@ TEST_F(CpuModelTest, DefaultPolicy) {
 }
 
 TEST_F(CpuModelTest, EverythingThatReturnsBecomesCoherent) {
-  run_programs(everything_becomes_coherent(), 12'000'000, 1'500'000, false);
-}
-
-TEST_F(CpuModelTest, LockedMemoryBecomesCoherent) {
-  run_programs(everything_becomes_coherent(), 12'000'000, 500'000);
+  run_programs(everything_becomes_coherent(), 12'000'000, 1'500'000);
 }
 
 TEST_F(CpuModelTest, WithoutMove) {

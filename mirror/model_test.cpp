@@ -19,8 +19,7 @@ class ModelTest : public MirrorTest {
     Model model(*mirror_, device);
     run(model, first_seed, operations);
   }
-  void run_on_two_devices(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations,
-                          bool locks = true) {
+  void run_on_two_devices(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
     setenv("MIRRORCL_LOG", "error", 0);
     init_log();
     ASSERT_NO_FATAL_FAILURE(start(options));
@@ -30,7 +29,6 @@ class ModelTest : public MirrorTest {
     FakeModelDevice other(second);
     Model model(*mirror_, device);
     model.add_device(other);
-    if (!locks) model.leave_out_mlock();  // docs/status.md, "Locked memory"
     run(model, first_seed, operations);
     EXPECT_GT(statistics().pages_between_devices, 0U);
     mirror_.reset();
@@ -73,7 +71,7 @@ TEST_F(ModelTest, TwoDevices) {
 }
 
 TEST_F(ModelTest, TwoDevicesWhereEverythingThatReturnsBecomesCoherent) {
-  run_on_two_devices(everything_becomes_coherent(), 6'000'000, 200'000, false);
+  run_on_two_devices(everything_becomes_coherent(), 6'000'000, 200'000);
 }
 
 TEST_F(ModelTest, TwoDevicesWhereNothingBecomesCoherent) {

@@ -24,23 +24,38 @@ class Staging {
   // Small enough that its pages, once freed, are warm when they are allocated again.
   static constexpr std::uint64_t kSize = 8 * window::kMiB;
 
-  Staging(const Userfaultfd& host, CopyThreads& copiers) : host_(host), copiers_(copiers) {}
+  Staging(const Userfaultfd& host, CopyThreads& copiers) noexcept;
   Result<void> open();
 
   // The address of an empty range of `size` bytes (at most kBlockSize). What was taken before must no longer be needed.
-  std::uint64_t take(std::uint64_t size) noexcept;
-  // Where it is: registered like the application's memory.
-  static constexpr Range area() noexcept { return kRange; }
-  // Empties the area now, so that it holds no memory while nothing is going on.
+  std::uint64_t take(std::uint64_t size) noexcept { return take(plain_, size); }
+  // The same in locked memory, the only one that MOVE takes locked pages to. It counts against RLIMIT_MEMLOCK from the
+  // first call on; 0 if the limit is lower.
+  std::uint64_t take_locked(std::uint64_t size) noexcept;
+  // Where take() takes from: registered like the application's memory.
+  static constexpr Range area() noexcept { return kPlain; }
+  // Empties it all now, so that it holds no memory while nothing is going on.
   void empty() noexcept;
 
  private:
-  int discard(Range range) noexcept;
+  struct Area {
+    Range range;
+    int discard;         // the advice that empties it
+    std::uint64_t next;  // address; what lies before it may hold pages
+  };
+  std::uint64_t take(Area& area, std::uint64_t size) noexcept;
+  void empty(Area& area) noexcept;
+  int discard(Range range, int advice) noexcept;
 
-  static constexpr Range kRange{window::kStaging.start, kSize};
+  static constexpr Range kPlain{window::kStaging.start, kSize};
+  static constexpr Range kLocked{kPlain.end(), kBlockSize};
+  enum class Lock : std::uint8_t { kUntried, kHeld, kRefused };
+
   const Userfaultfd& host_;
   CopyThreads& copiers_;
-  std::uint64_t next_ = kRange.start;
+  Area plain_;
+  Area locked_;
+  Lock lock_ = Lock::kUntried;
 };
 
 }  // namespace mirrorcl::mirror
