@@ -2,6 +2,7 @@
 #include "hms/placement.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <new>
 
@@ -90,6 +91,13 @@ Result<void> PlacementMap::add_requester(const Topology& topology, const Placeme
   auto narrow = [](const std::optional<Value>& value) {
     return value ? static_cast<std::uint32_t>(std::min<std::uint64_t>(value->number, 0xffff'ffff)) : 0;
   };
+  // What cannot be mapped is still copied from and to.
+  for (const Candidate& candidate : *all) {
+    if (const Slot target = slots_[candidate.target]; is_host(target)) {
+      paths_[std::size_t{requester} * targets_.size() + target] = {narrow(candidate.bandwidth),
+                                                                   narrow(candidate.latency), false, candidate.atomic};
+    }
+  }
   for (const Candidate& candidate : *candidates) {
     Slot target = slots_[candidate.target];
     if (is_host(target) && !added.maps_host) continue;
@@ -376,8 +384,8 @@ std::uint64_t eviction_rank(const EvictionCandidate& candidate, Slot target, con
   if (is_bound_to(candidate.policy, target, map)) return 0;
   bool preferred = candidate.policy != nullptr && target < map.target_count() &&
                    candidate.policy->preferred == map.target_uid(target);
-  // Age first; between blocks of an age, those that cost least to let go and make most room.
-  std::uint64_t age = candidate.idle_ms / (preferred ? 4 : 1);
+  // Age first, by powers of two; between blocks of an age, those that cost least to let go and make most room.
+  auto age = static_cast<std::uint64_t>(std::bit_width(candidate.idle_ms / (preferred ? 4 : 1)));
   std::uint64_t kept = candidate.pages - std::min(candidate.pages_to_write, candidate.pages);
   return 1 + (age << 20) + (std::min<std::uint64_t>(kept, 511) << 10) + std::min<std::uint64_t>(candidate.pages, 1023);
 }
@@ -397,9 +405,15 @@ Decision decide_eviction(Slot from, Slot requester, const Policy* policy, const 
     if (usable(preferred)) return {Action::kMove, Reason::kPreferred, false, preferred, 1, 0};
   }
   // A device that knows of no host memory: what the application's threads reach best.
-  for (Slot target : {map.nearest_host(requester), map.nearest_host(PlacementMap::kHostRequester)}) {
-    if (usable(target)) return {Action::kMove, Reason::kEvicted, false, target, 1, 0};
+  Slot host = map.nearest_host(requester);
+  if (!usable(host)) host = map.nearest_host(PlacementMap::kHostRequester);
+  const std::uint32_t to_host = usable(host) ? map.path(requester, host).bandwidth : 0;
+  for (Slot target : map.best(requester)) {
+    // Unknown against known is no argument.
+    const bool nearer = !usable(host) || (to_host != 0 && map.path(requester, target).bandwidth > to_host);
+    if (nearer && !map.is_host(target) && usable(target)) return {Action::kMove, Reason::kEvicted, false, target, 1, 0};
   }
+  if (usable(host)) return {Action::kMove, Reason::kEvicted, false, host, 1, 0};
   return {};
 }
 
@@ -454,7 +468,8 @@ const char* text_of(Reason reason) noexcept {
     case Reason::kFull:
       return "no memory that serves who asks has room: something must leave";
     case Reason::kEvicted:
-      return "its target is full and it was used least of late, so it goes to the nearest host memory";
+      return "evicted, because its target is full and of what may leave it was used least of late or costs least to "
+             "let go; it goes where the program wants it next, or to the nearest memory with room";
     case Reason::kImmovable:
       return "the page cannot be moved, so it is mapped where it is";
     case Reason::kUnreachable:

@@ -46,7 +46,7 @@ class HMS_API PlacementMap {
   struct Path {
     std::uint32_t bandwidth = 0;  // MiB/s; 0 = unknown
     std::uint32_t latency = 0;    // ns; 0 = unknown
-    bool reaches = false;         // over a path that is coherent; others are of no use to shared virtual memory
+    bool reaches = false;         // over a path that is coherent; others are of no use but for copies
     bool atomic = false;
   };
 
@@ -240,8 +240,9 @@ struct EvictionCandidate {
 // Greater goes first; 0 must stay unless nothing else is left, because the program bound it there.
 HMS_API std::uint64_t eviction_rank(const EvictionCandidate& candidate, Slot target, const PlacementMap& map) noexcept;
 
-// Where the pages of a block that leaves `from` go: the policy's next bound target with room, its preferred one, or the
-// host memory that is nearest to the device `requester`.
+// Where the pages of a block that leaves `from` go: the policy's next bound target with room, its preferred one, other
+// devices' memory that the device `requester` reaches better than host memory, or the host memory that is nearest to
+// it.
 HMS_API Decision decide_eviction(Slot from, Slot requester, const Policy* policy, const PlacementMap& map,
                                  std::span<const std::uint64_t> room) noexcept;
 

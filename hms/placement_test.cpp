@@ -439,13 +439,20 @@ TEST(Eviction, OldBlocksGoFirstAndBoundOnesLast) {
   EXPECT_GT(eviction_rank(preferred, ask.slot("gpu1-hbm"), ask.map()), 0U) << "not bound there";
 }
 
-TEST(Eviction, PagesGoToTheNextBoundTargetThenToTheNearestHostMemory) {
+TEST(Eviction, PagesGoToTheNextBoundTargetThenToNearerDevicesThenToTheNearestHostMemory) {
   Asker ask = reference();
   auto goes = [&](const char* from, const char* device) {
     return ask.told(decide_eviction(ask.slot(from), ask.requester(device), &ask.policy(), ask.map(), ask.room()));
   };
+  EXPECT_EQ(goes("gpu0-hbm", "gpu0"), "move gpu0-gddr") << "the device reaches it better than host memory";
+  ask.room("gpu0-gddr", 0);
+  EXPECT_EQ(goes("gpu0-hbm", "gpu0"), "move gpu1-hbm");
+  for (const char* device : {"gpu0-hbm", "gpu1-hbm", "gpu1-gddr", "gpu2-hbm", "gpu2-gddr", "gpu3-hbm", "gpu3-gddr"}) {
+    ask.room(device, 0);
+  }
   EXPECT_EQ(goes("gpu0-hbm", "gpu0"), "move ddr0");
   EXPECT_EQ(goes("gpu2-hbm", "gpu2"), "move ddr1");
+  ask.room("gpu0-gddr", 100);
   ask.bind({"gpu0-hbm", "gpu0-gddr"});
   EXPECT_EQ(goes("gpu0-hbm", "gpu0"), "move gpu0-gddr");
   ask.room("gpu0-gddr", 0);

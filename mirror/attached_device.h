@@ -20,6 +20,7 @@ struct AttachedDevice {
   unsigned index = 0;                      // less than kMaxDevices
   std::uint64_t room = 0;                  // bytes of its memory that may be filled before its use is looked at again
   std::uint64_t clock_hand = 0;            // address where eviction from its memory goes on
+  bool told_full = false;                  // that nothing in its memory can leave
 };
 
 }  // namespace mirrorcl::mirror

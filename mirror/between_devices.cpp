@@ -42,25 +42,22 @@ Verdict Migrator::serve_from_other(AttachedDevice& device, Block& block, const D
       block.returns->count(page, to_ms(now_ns()), options_.coherent_window_ms) >= kContendedReturns) {
     return kTryAgain;
   }
-  return migrate_across(device, holder(block, page), block, page, fault.access, allowed);
+  const Verdict verdict = migrate_across(device, holder(block, page), block, page, fault.access, allowed);
+  if (verdict.outcome == Outcome::kDone) bring_ahead(device, fault.address);
+  return verdict;
 }
 
-// As migrate_in() does with pages at home: the dense region around `page` goes too.
+// As migrate_in() does with pages at home: as many as hms/ said for `page` go, or copies of them.
 Verdict Migrator::migrate_across(AttachedDevice& device, AttachedDevice& from, Block& block, unsigned page,
                                  Access access, Access allowed) noexcept {
   const auto mapping = space_.query(block.base() + page * kPageSize);
   if (!mapping) return kTryAgain;
-  const PageMask there = block.tracked(device.index);
-  const PageMask candidates = block.device(from.index) | block.duplicated(from.index);
-  const PageRun region = region_around(block, page, there, there | candidates, [&](const Block& other) {
-    return other.tracked(device.index) == PageMask::all();
-  });
   const PageMask possible =
-      PageMask(region) & PageMask(block.pages(mapping->range)) & ~block.in_memory_of(device.index);
-  PageMask wanted = possible & candidates;
-  // One page that is read will likely be written too; what is read in bulk may be read by the other device again.
-  const bool copies = access == Access::kRead &&
-                      (wanted.count() >= kBulkPages || allowed == Access::kRead || block.copied().test(page));
+      PageMask(decided_region(page)) & PageMask(block.pages(mapping->range)) & ~block.in_memory_of(device.index);
+  PageMask wanted = possible & (block.device(from.index) | block.duplicated(from.index));
+  // Where others have copies, or nobody may write, one more does no harm.
+  const bool copies = access == Access::kRead && (decision_.action == hms::Action::kDuplicate ||
+                                                  allowed == Access::kRead || block.copied().test(page));
   const Leave leave = copies ? Leave::kCopy : Leave::kNothing;
   if (leave == Leave::kNothing) wanted = possible & block.device(from.index);
   if (!wanted.test(page)) return kTryAgain;
@@ -96,12 +93,12 @@ Verdict Migrator::move_across(AttachedDevice& device, AttachedDevice& from, Bloc
   // Writers wait from here on; their faults are served afterwards.
   if (on_device([&] { return from->protect(range, Access::kRead); }) != 0) return kTryAgain;
   counters_.add(&Statistics::pages_between_devices, run.count);
+  counters_.add(device.index, &DeviceStatistics::pages_from_devices, run.count);
   const bool alone = run.count == 1 && leave == Leave::kNothing;
   live_.note_migration(Live::To::kDevice, run.count, range.size);
   live_.note_decision({range, cause_.requester, hms::live::device_memory(from.index),
                        hms::live::device_memory(device.index), cause_.access,
-                       leave == Leave::kCopy ? hms::Action::kDuplicate : hms::Action::kMove,
-                       leave == Leave::kCopy ? hms::Reason::kReadInBulk : cause_.reason});
+                       leave == Leave::kCopy ? hms::Action::kDuplicate : hms::Action::kMove, cause_.reason});
   const Crossing crossing =
       alone ? cross_alone(device, from, block, run.first) : cross_in_bulk(device, from, block, run, urgent);
   const PageMask& copied = crossing.copied;

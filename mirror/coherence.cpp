@@ -62,9 +62,16 @@ Outcome Migrator::make_coherent(AttachedDevice& device, Block& block, unsigned p
                     ~churn_.recent(block.base(), now_ns());
   wanted &= ~(block.device() & ~block.device(device.index)) & ~(block.copied() & ~block.tracked(device.index));
   if (!wanted.test(page)) return Outcome::kFailed;
-  drop_other_copies(device, block, wanted);
   // What is still with the host goes to device memory first.
   PageMask host = wanted & block.on_host();
+  const Outcome room = host.any() ? make_room(device, host.count() * kPageSize, block) : Outcome::kDone;
+  if (room == Outcome::kAgain) return room;
+  if (room == Outcome::kFailed) {
+    wanted &= ~host;
+    host = {};
+    if (!wanted.test(page)) return Outcome::kFailed;
+  }
+  drop_other_copies(device, block, wanted);
   for (PageRun run = host.next_run(0); run.count != 0; run = host.next_run(run.end())) {
     Verdict verdict = move_in(device, block, run, run.contains(page) ? page : run.first);
     if (verdict.outcome != Outcome::kDone) return verdict.outcome;
@@ -199,6 +206,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
 Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
   // After MADV_DONTNEED there is no page: zeros.
+  (void)has_room(device, kPageSize);
   on_device([&] { return shared(device).zero_fill(range); });
   int error = host_.install(range).error;
   if (error == -EAGAIN) return Outcome::kAgain;

@@ -40,10 +40,28 @@ constexpr auto kNames = [] {
 }();
 static_assert(std::ranges::find(kNames, nullptr) == kNames.end(), "every counter has a name here");
 
+constexpr auto kDeviceNames = [] {
+  std::array<const char*, Counters::kDeviceCount> names{};
+#define NAME(member) names[offsetof(DeviceStatistics, member) / sizeof(std::uint64_t)] = #member
+  NAME(faults);
+  NAME(faults_failed);
+  NAME(pages_in);
+  NAME(pages_home);
+  NAME(pages_from_devices);
+  NAME(coherent_upgrades);
+  NAME(evictions);
+  NAME(losses);
+#undef NAME
+  return names;
+}();
+static_assert(std::ranges::find(kDeviceNames, nullptr) == kDeviceNames.end(), "every counter has a name here");
+
 }  // namespace
 
-const char* Counters::name(std::size_t i) noexcept {
-  return kNames[i];
+std::string Counters::name(std::size_t i) {
+  if (i < kCount) return kNames[i];
+  const std::size_t device = (i - kCount) / kDeviceCount;
+  return "device" + std::to_string(device) + "_" + kDeviceNames[(i - kCount) % kDeviceCount];
 }
 
 }  // namespace mirrorcl::mirror

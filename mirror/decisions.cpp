@@ -34,12 +34,20 @@ const hms::Decision& Migrator::decide(const Block& block, unsigned page) noexcep
   question_.history.dense_pages = dense.count;
   question_.can_share = !block.stays_private().test(page) && !block.discarding().test(page) &&
                         !churn_.recent(block.base(), now_ns()).test(page);
-  if (requester_ != kHostSide && question_.home == kHostSide && block.on_host().test(page)) {
+  const bool elsewhere = question_.home == kHostSide ? block.on_host().test(page) : question_.home != requester_;
+  if (requester_ != kHostSide && elsewhere) {
     const FaultHistory::Stream stream = histories_[requester_].note(address / kPageSize);
     question_.history.streak = stream.streak;
     question_.history.stride_pages = stream.stride_pages;
   }
   if (requester_ == kHostSide) question_.copyable_pages = block.device().count(dense);
+  if (requester_ != kHostSide && question_.home < kMaxDevices && question_.home != requester_) {
+    // A stream takes more than what is dense already.
+    const bool stream = std::abs(question_.history.stride_pages) == 1;
+    const unsigned pages = std::max(dense.count, stream ? 1U << std::min(question_.history.streak, 9U) : 1);
+    const PageMask there = block.device(question_.home) | block.duplicated(question_.home);
+    question_.copyable_pages = there.count({page & ~(pages - 1), pages});
+  }
   decision_ = placement_.ask(question_);
   cause_.reason = decision_.reason;
   return decision_;
@@ -94,15 +102,27 @@ bool Migrator::bring_page_ahead(AttachedDevice& device, std::uint64_t address) n
     }
   }
   const bool here = block->in_memory_of(device.index).test(page);
-  if (here || !block->on_host().test(page) || block->discarding().test(page) || block->stays_private().test(page)) {
-    return here;
-  }
+  if (here || block->discarding().test(page) || block->stays_private().test(page)) return here;
+  if (block->device().test(page)) return bring_across_ahead(device, *block, page);
+  if (!block->on_host().test(page)) return false;
   // Nothing is allocated on a guess.
   PageMask present;
   if (space_.present_pages({address, kPageSize}, &present) != 0 || present.none()) return false;
   if (!has_room(device, kPageSize)) return false;
   block->recently_used |= device.set();
   if (move_in(device, *block, {page, 1}, page).outcome != Outcome::kDone) return false;
+  counters_.add(&Statistics::pages_brought_ahead);
+  return true;
+}
+
+// From another device, as the fault at hand has been answered.
+bool Migrator::bring_across_ahead(AttachedDevice& device, Block& block, unsigned page) noexcept {
+  const Leave leave = decision_.action == hms::Action::kDuplicate ? Leave::kCopy : Leave::kNothing;
+  if (leave == Leave::kNothing && block.copied().test(page)) return false;
+  if (!has_room(device, kPageSize)) return false;
+  block.recently_used |= device.set();
+  const PageRun run{page, 1};
+  if (move_across(device, holder(block, page), block, run, page, leave).outcome != Outcome::kDone) return false;
   counters_.add(&Statistics::pages_brought_ahead);
   return true;
 }

@@ -23,7 +23,8 @@ constexpr std::uint64_t kSweepsUntilHome = 8;
 
 }  // namespace
 
-Evacuation::Evacuation(Mirror& mirror, DeviceOperations& device) : mirror_(mirror), device_(device) {
+Evacuation::Evacuation(Mirror& mirror, std::span<DeviceOperations* const> devices)
+    : mirror_(mirror), devices_(devices.begin(), devices.end()) {
   // The application's signals are not this thread's business.
   sigset_t all;
   sigset_t before;
@@ -61,7 +62,8 @@ void Evacuation::sweep() {
     // Block by block, so that faults are served in between.
     for (std::uint64_t start = mapping.range.start; start < mapping.range.end() && !stop_;) {
       const std::uint64_t end = std::min(mapping.range.end(), block_down(start) + kBlockSize);
-      (void)mirror_.bring_in(device_, {start, end - start}, Untouched::kSkip);
+      DeviceOperations& device = *devices_[(start / kBlockSize + sweeps_ / kSweepsUntilHome) % devices_.size()];
+      (void)mirror_.bring_in(device, {start, end - start}, Untouched::kSkip);
       start = end;
     }
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A test mode: takes the process's memory away from it again and again. A thread sweeps over all mappings and moves
-// every page that can move to the device: heaps, stacks, .bss, the driver's own objects in the heap. Whatever the
+// every page that can move to a device: heaps, stacks, .bss, the driver's own objects in the heap. Whatever the
 // process does then must bring back what it touches, whoever touches it: its threads, a system call, a signal frame, a
 // futex.
 //
@@ -10,7 +10,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <thread>
+#include <vector>
 
 #include "mirror/mirror.h"
 
@@ -18,8 +20,9 @@ namespace mirrorcl::mirror {
 
 class Evacuation {
  public:
-  // Sweeps until it is destroyed. `mirror` must live longer, and `device` stay attached to it.
-  Evacuation(Mirror& mirror, DeviceOperations& device);
+  // Sweeps until it is destroyed. `mirror` must live longer, and `devices`, at least one, stay attached to it.
+  // Each block goes to another of them in turn.
+  Evacuation(Mirror& mirror, std::span<DeviceOperations* const> devices);
   ~Evacuation();
   Evacuation(const Evacuation&) = delete;
   Evacuation& operator=(const Evacuation&) = delete;
@@ -31,7 +34,7 @@ class Evacuation {
   void sweep();
 
   Mirror& mirror_;
-  DeviceOperations& device_;
+  std::vector<DeviceOperations*> devices_;
   std::atomic<bool> stop_{false};
   std::atomic<std::uint64_t> sweeps_{0};
   std::thread thread_;

@@ -28,7 +28,8 @@ class EvacuationTest : public MirrorTest {
   // Runs `work` in some threads until three seconds have passed and the process was swept at least ten times.
   template <typename Work>
   void run(unsigned threads, Work work) {
-    Evacuation evacuation(*mirror_, device_);
+    DeviceOperations* devices[] = {&device_};
+    Evacuation evacuation(*mirror_, devices);
     std::atomic<bool> stop{false};
     std::vector<std::thread> workers;
     for (unsigned i = 0; i < threads; ++i) {

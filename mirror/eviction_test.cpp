@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Working sets larger than device memory, through the fake device.
+#include <algorithm>
+#include <array>
+#include <memory_resource>
+#include <vector>
+
 #include "hms/live_view.h"
 #include "hms/placement.h"
+#include "hms/policy.h"
+#include "hms/topology.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -112,6 +119,113 @@ TEST_F(EvictionTest, WhereNothingCanGoTheAccessFailsAndNothingIsLost) {
   device_.load(memory.word(1));
   EXPECT_EQ(device_.last_error(), FaultKind::kOutOfMemory) << "the only other page is of the same block";
   for (std::size_t page = 0; page < 4; ++page) EXPECT_EQ(*memory.word(page), page);
+}
+
+// Pages that become coherent take others' place at once, not at the next migration.
+TEST_F(EvictionTest, PagesThatBecomeCoherentCountAtOnce) {
+  constexpr std::uint64_t kLimit = 2 * kBlockSize;
+  device_.limit_memory(kLimit);
+  TestMemory full(kLimit / kPageSize);
+  TestMemory shared(kBlockPages);
+  for (std::size_t page = 0; page < kBlockPages; ++page) *shared.word(page) = page;
+  for (std::size_t page = 0; page < full.size() / kPageSize; ++page) {
+    device_.store(full.word(page), page);
+    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
+  }
+  for (std::uint64_t i = 1; i < 6; ++i) {
+    for (std::size_t page = 0; page < 64; ++page) {
+      device_.store(shared.word(page), i + page);
+      ASSERT_EQ(device_.last_error(), FaultKind::kNone);
+      ASSERT_EQ(*shared.word(page), i + page);
+      ASSERT_LE(device_.memory_in_use(), kLimit);
+    }
+  }
+  EXPECT_GT(statistics().coherent_upgrades, 0U);
+  for (std::size_t page = 0; page < full.size() / kPageSize; ++page) ASSERT_EQ(*full.word(page), page);
+  for (std::size_t page = 64; page < kBlockPages; ++page) ASSERT_EQ(*shared.word(page), page);
+}
+
+// Two devices that the topology knows, and a program that binds its memory to the one's, then to the other's.
+class EvictionToAnotherTest : public EvictionTest {
+ protected:
+  void SetUp() override {
+    EvictionTest::SetUp();
+    ASSERT_TRUE(mirror_->attach(g_second_fake_device.emplace()).has_value());
+    hms::Target host;
+    host.name = "node0";
+    host.node = 0;
+    const hms::Uid memory = *machine_.add(host);
+    hms::Initiator threads;
+    threads.name = "cpus";
+    threads.node = 0;
+    link({*machine_.add(threads)}, memory);
+    devices_ = {add_device(device_, "first"), add_device(*g_second_fake_device, "second")};
+    const auto placed = mirror_->place_by(machine_, devices_);
+    ASSERT_TRUE(placed.has_value()) << placed.error().message;
+    void* table = mmap(nullptr, kTable, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    ASSERT_NE(table, MAP_FAILED);
+    resource_.emplace(table, kTable, std::pmr::null_memory_resource());
+    policies_ = std::move(*hms::PolicyTable::create(&*resource_));
+    mirror_->never_migrate({reinterpret_cast<std::uint64_t>(table), kTable});
+    mirror_->follow_policies(policies_.get());
+  }
+  void TearDown() override {
+    mirror_->follow_policies(nullptr);
+    mirror_.reset();
+  }
+
+  static constexpr std::size_t kTable = std::size_t{16} << 20;
+  hms::Topology machine_;
+  std::array<Mirror::DeviceUids, 2> devices_{};
+  std::optional<std::pmr::monotonic_buffer_resource> resource_;
+  hms::PolicyTable::Pointer policies_{nullptr, {nullptr}};
+
+ private:
+  void link(std::vector<hms::Uid> initiators, hms::Uid target) {
+    hms::Link link;
+    link.initiators = std::move(initiators);
+    link.targets = {target};
+    ASSERT_TRUE(machine_.add(link));
+  }
+  Mirror::DeviceUids add_device(const FakeDevice& device, const std::string& name) {
+    hms::Target memory;
+    memory.name = name + "-memory";
+    memory.kind = hms::MemoryKind::kDevice;
+    memory.device = name;
+    hms::Initiator initiator;
+    initiator.name = name;
+    initiator.kind = hms::InitiatorKind::kDevice;
+    initiator.device = name;
+    const Mirror::DeviceUids uids{&device, *machine_.add(initiator), *machine_.add(memory)};
+    link({uids.initiator}, uids.target);
+    return uids;
+  }
+};
+
+TEST_F(EvictionToAnotherTest, WhatIsBoundToTwoDevicesGoesFromTheFullOneToTheOther) {
+  TestMemory memory(2 * kMemory / kPageSize);
+  const auto address = reinterpret_cast<std::uint64_t>(memory.data());
+  hms::PolicyChange change;
+  const std::array targets{devices_[0].target, devices_[1].target};
+  change.bind = targets;
+  ASSERT_EQ(policies_->change({address, address + memory.size()}, change), 0);
+  for (std::size_t page = 0; page < memory.size() / kPageSize; ++page) {
+    device_.store(memory.word(page), page);
+    ASSERT_EQ(device_.last_error(), FaultKind::kNone);
+  }
+  EXPECT_GT(mirror_->statistics(device_).evictions, 0U);
+  EXPECT_GE(mirror_->statistics(*g_second_fake_device).pages_from_devices, kMemory / kPageSize / 2);
+  EXPECT_EQ(statistics().pages_to_host, 0U);
+  auto view = hms::LiveView::open(getpid());
+  ASSERT_TRUE(view) << view.error().message;
+  const auto state = view->read();
+  ASSERT_TRUE(state) << state.error().message;
+  const bool told = std::ranges::any_of(state->decisions, [](const hms::LiveDecision& decision) {
+    return decision.reason == static_cast<std::uint8_t>(hms::Reason::kEvicted) &&
+           decision.to == hms::live::device_memory(1);
+  });
+  EXPECT_TRUE(told);
+  for (std::size_t page = 0; page < memory.size() / kPageSize; ++page) ASSERT_EQ(*memory.word(page), page);
 }
 
 }  // namespace

@@ -26,8 +26,8 @@ namespace layout = hms::live;
 
 struct Live::Object {
   layout::Header header;
-  alignas(64) Statistics counters;
-  alignas(64) layout::Name counter_names[Counters::kCount];
+  alignas(64) Counters::Values counters;
+  alignas(64) layout::Name counter_names[Counters::kAll];
   alignas(64) layout::Histogram histograms[kHistograms];
   alignas(64) layout::Device devices[layout::kMaxDevices];
   alignas(kPageSize) layout::Decision decisions[kDecisions];
@@ -105,13 +105,13 @@ Live::Live(PinnedArena& arena) : object_(place(arena, &file_)), counters_(object
   header.pid = getpid();
   header.started_ns = now_ns();
   header.counter_names = table_of(object_->counter_names);
-  header.counters = table(&object_->counters, Counters::kCount, sizeof(std::uint64_t));
+  header.counters = table(&object_->counters, Counters::kAll, sizeof(std::uint64_t));
   header.histograms = table_of(object_->histograms);
   header.decisions = table_of(object_->decisions);
   header.blocks = table_of(object_->blocks);
   header.devices = table_of(object_->devices);
   header.topology = table_of(object_->topology);
-  for (std::size_t i = 0; i < Counters::kCount; ++i) {
+  for (std::size_t i = 0; i < Counters::kAll; ++i) {
     copy_name(object_->counter_names[i].text, layout::kNameSize, Counters::name(i));
   }
   constexpr struct {

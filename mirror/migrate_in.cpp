@@ -129,8 +129,9 @@ Verdict Migrator::serve_held(AttachedDevice& device, Block& block, const DeviceF
     grant(device, range, Access::kRead);  // another unit's fault brought it
     return kServed;
   }
-  if (allowed == Access::kReadWrite && (!reads || block.state(page) == PageState::kDevice) &&
-      wants_to_share(block, page)) {
+  const bool may_share = allowed == Access::kReadWrite && (!reads || block.state(page) == PageState::kDevice);
+  if (may_share || !block.tracked(device.index).test(page)) decide(block, page);
+  if (may_share && is_to_be_shared()) {
     AttachedDevice& home =
         block.duplicated(device.index).test(page) && block.owner(page) == kMaxDevices ? device : holder(block, page);
     const Outcome outcome = make_coherent(home, block, page);

@@ -84,6 +84,10 @@ Result<void> Migrator::open() {
 void Migrator::note(const AttachedDevice& device, Range range, hms::Action action, Live::To to,
                     hms::Reason reason) noexcept {
   moved_since_look_ = moved_since_look_ || to == Live::To::kDevice;
+  const auto counter = action == hms::Action::kShare ? &DeviceStatistics::coherent_upgrades
+                       : to == Live::To::kDevice     ? &DeviceStatistics::pages_in
+                                                     : &DeviceStatistics::pages_home;
+  if (reason != hms::Reason::kWritten) counters_.add(device.index, counter, range.size / kPageSize);
   const bool home = to == Live::To::kHost;
   hms::Uid from = placement_.host_memory(home ? nodes_.node_of(range.start) : home_node_);
   hms::Uid target = hms::live::device_memory(device.index);
@@ -100,7 +104,7 @@ void Migrator::note(const AttachedDevice& device, Range range, hms::Action actio
                        .action = action,
                        .reason = reason,
                        .evicts = was_decided && cause_.evicts,
-                       .policy = was_decided ? &placement_.policy() : nullptr});
+                       .policy = was_decided ? &placement_.policy() : cause_.policy});
 }
 
 AttachedDevice* Migrator::attach(DeviceOperations* operations) noexcept {

@@ -144,9 +144,19 @@ class Migrator {
 
   // eviction.cpp: device memory has a size
   bool has_room(AttachedDevice& device, std::uint64_t bytes) noexcept;
-  // Makes room for `bytes` more in the device's memory by sending other blocks than `keep` home. kFailed: nothing more
-  // can go.
+  // Makes room for `bytes` more in the device's memory by sending other blocks than `keep` home, or where they are
+  // wanted next. kFailed: nothing more can go.
   Outcome make_room(AttachedDevice& device, std::uint64_t bytes, const Block& keep) noexcept;
+  struct Leaving {
+    Block* block;
+    unsigned pages;      // that would leave
+    std::uint64_t rank;  // greater goes first
+  };
+  static constexpr std::size_t kLookedAt = 32;
+  using Leavings = std::array<Leaving, kLookedAt>;
+  std::size_t find_leavings(AttachedDevice& device, const Block& keep, std::size_t* looks, Leavings* found) noexcept;
+  Outcome evict(AttachedDevice& device, Block& block) noexcept;
+  Outcome move_to_other(AttachedDevice& device, AttachedDevice& to, Block& block) noexcept;
 
   // between_devices.cpp: one device's memory to another's
   Verdict serve_from_other(AttachedDevice& device, Block& block, const DeviceFault& fault, Access allowed) noexcept;
@@ -227,9 +237,11 @@ class Migrator {
   PageRun decided_region(unsigned page) const noexcept;
   void bring_ahead(AttachedDevice& device, std::uint64_t address) noexcept;
   bool bring_page_ahead(AttachedDevice& device, std::uint64_t address) noexcept;
+  bool bring_across_ahead(AttachedDevice& device, Block& block, unsigned page) noexcept;
 
   // requested.cpp: what a program asks for
   Outcome bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept;
+  PageMask device_pages(AttachedDevice& device, const Block& block) noexcept;
   void leave_thread_control_blocks(Block& block, Range part, const PageMask& present, PageMask* wanted) noexcept;
 
   // private_files.cpp: private mappings of files become anonymous memory
@@ -327,6 +339,7 @@ class Migrator {
     hms::Access access = hms::Access::kRead;
     hms::Reason reason = hms::Reason::kAsked;  // of the moves that it makes
     bool evicts = false;                       // others had to leave for it
+    const hms::Policy* policy = nullptr;       // of what is evicted
   };
   // Tells other processes what has been done with `range`, between the application and `device`, by the mirror's own
   // rules.

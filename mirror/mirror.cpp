@@ -158,6 +158,9 @@ class MirrorHandle final : public Mirror {
     return service_->place_by(topology, devices);
   }
   Statistics statistics() const noexcept override { return alive() ? service_->statistics() : Statistics{}; }
+  DeviceStatistics statistics(const DeviceOperations& device) const noexcept override {
+    return alive() ? service_->statistics(device) : DeviceStatistics{};
+  }
 
  private:
   bool alive() const noexcept { return g_service.load(std::memory_order_relaxed) == service_; }

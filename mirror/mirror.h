@@ -99,6 +99,8 @@ class Mirror {
   // faults on it. Nothing to call.
 
   virtual Statistics statistics() const noexcept = 0;
+  // Of one attached device; zeros: it is not attached.
+  virtual DeviceStatistics statistics(const DeviceOperations& device) const noexcept = 0;
 
   // For other processes that look at this one (hms/live_layout.h): what the attached `device` is in the topology that
   // was published last (kNoUid: not in it), and that topology, as hms::to_json() writes it.

@@ -92,23 +92,23 @@ const PlacementSource& Placement::source_for(unsigned requester, unsigned home) 
   return own_[device < kMaxDevices && private_[device] ? 1 : 0];
 }
 
-void Placement::look_up(std::uint64_t address) noexcept {
-  policy_ = {};
-  policy_range_ = {};
+void Placement::look_up(std::uint64_t address, Wish* wish) const noexcept {
+  wish->policy = {};
+  wish->range = {};
   if (policies_ == nullptr) return;
   // The lists are copied, so that nobody who changes policies waits for a migration.
   const hms::PolicyReader reader(*policies_);
   const auto [range, found] = reader.find(address);
-  policy_range_ = {range.start, range.size()};
-  policy_.preferred = found.preferred;
-  policy_.read_mostly = found.read_mostly;
+  wish->range = {range.start, range.size()};
+  wish->policy.preferred = found.preferred;
+  wish->policy.read_mostly = found.read_mostly;
   const auto copy = [](std::span<const Uid> from, std::array<Uid, kListed>& to) {
     const std::size_t count = std::min(from.size(), kListed);
     std::copy_n(from.begin(), count, to.begin());
     return std::span<const Uid>(to.data(), count);
   };
-  policy_.bind = copy(found.bind, bind_);
-  policy_.accessed_by = copy(found.accessed_by, accessed_by_);
+  wish->policy.bind = copy(found.bind, wish->bind);
+  wish->policy.accessed_by = copy(found.accessed_by, wish->accessed_by);
 }
 
 hms::PlacementRequest Placement::request(const Question& question) const noexcept {
@@ -132,16 +132,16 @@ hms::PlacementRequest Placement::request(const Question& question) const noexcep
   request.can_share = question.can_share;
   // A mapping of its own costs the application more than a move: only for a reason.
   const bool bounces = rules_.share_after_returns != 0 && question.history.returns >= rules_.share_after_returns;
-  request.can_map_home = question.can_share && (bounces || !policy_.empty());
+  request.can_map_home = question.can_share && (bounces || !at_hand_.policy.empty());
   request.copyable_pages = question.copyable_pages;
-  request.policy = &policy_;
+  request.policy = &at_hand_.policy;
   request.map = &map;
   request.rules = rules_;
   return request;
 }
 
 hms::Decision Placement::ask(const Question& question) noexcept {
-  look_up(question.address);
+  look_up(question.address, &at_hand_);
   return hms::decide(request(question));
 }
 
@@ -162,11 +162,36 @@ hms::Uid Placement::host_memory(int node) const noexcept {
   return found != hms::kNoSlot ? map.target_uid(found) : hms::live::kHostMemory;
 }
 
-bool Placement::is_bound(std::uint64_t address, unsigned index) const noexcept {
-  if (policies_ == nullptr) return false;
+std::uint64_t Placement::eviction_rank(std::uint64_t address, unsigned index,
+                                       hms::EvictionCandidate candidate) const noexcept {
+  const PlacementSource& source = source_for(index, kHostSide);
+  const hms::Slot target = source.map->target(source.devices[index].target);
+  if (policies_ == nullptr) return hms::eviction_rank(candidate, target, *source.map);
   const hms::PolicyReader reader(*policies_);
   const hms::PolicyReader::Found found = reader.find(address);
-  return std::find(found.policy.bind.begin(), found.policy.bind.end(), memory_of(index)) != found.policy.bind.end();
+  candidate.policy = &found.policy;
+  return hms::eviction_rank(candidate, target, *source.map);
+}
+
+unsigned Placement::evicted_to(std::uint64_t address, unsigned index,
+                               const std::array<std::uint64_t, kMaxDevices>& free_pages) noexcept {
+  look_up(address, &leaving_);
+  const PlacementSource& source = source_for(index, kHostSide);
+  const hms::PlacementMap& map = *source.map;
+  room_.fill(0);
+  std::array<hms::Slot, kMaxDevices> targets{};
+  for (unsigned i = 0; i < kMaxDevices; ++i) {
+    const PlacementSource& others = source_for(i, kHostSide);
+    targets[i] = others.map == &map ? map.target(others.devices[i].target) : hms::kNoSlot;
+    if (targets[i] < kTargets) room_[targets[i]] = free_pages[i];
+  }
+  const std::size_t told = std::min<std::size_t>(map.target_count(), kTargets);
+  const hms::Decision decision = hms::decide_eviction(targets[index], map.requester(source.devices[index].initiator),
+                                                      &leaving_.policy, map, std::span(room_).first(told));
+  const auto found = std::find(targets.begin(), targets.end(), decision.target);
+  if (decision.target == hms::kNoSlot || found == targets.end()) return kHostSide;
+  const auto to = static_cast<unsigned>(found - targets.begin());
+  return free_pages[to] != 0 ? to : kHostSide;
 }
 
 }  // namespace mirrorcl::mirror

@@ -58,22 +58,39 @@ class Placement {
   };
   // The decision's target is of no use to the caller; the policy that applied is policy().
   hms::Decision ask(const Question& question) noexcept;
-  const hms::Policy& policy() const noexcept { return policy_; }
+  const hms::Policy& policy() const noexcept { return at_hand_.policy; }
   // All of it has that policy.
-  Range policy_range() const noexcept { return policy_range_; }
+  Range policy_range() const noexcept { return at_hand_.range; }
   // What to bring ahead, after the answer to the same question.
   hms::Prefetch ahead(const Question& question, const hms::Decision& decision) const noexcept;
   // The target that decisions know the memory of device `index` by.
   // The target that decisions know NUMA node `node` by; hms::live::kHostMemory: they do not tell nodes apart.
   hms::Uid host_memory(int node) const noexcept;
   hms::Uid memory_of(unsigned index) const noexcept { return source_for(index, kHostSide).devices[index].target; }
-  // Whether the program has bound the page at `address` to the memory of device `index`. The question at hand stays.
-  bool is_bound(std::uint64_t address, unsigned index) const noexcept;
+
+  // --- eviction. The question at hand stays.
+
+  // How readily the block around `address` leaves the memory of device `index`: greater goes first, 0 last.
+  std::uint64_t eviction_rank(std::uint64_t address, unsigned index, hms::EvictionCandidate candidate) const noexcept;
+  // Where it goes from there: another device's memory, by its index, or kHostSide. `free_pages`: of each device's
+  // memory; 0 also for devices that are not to have it. leaving_policy() is the policy that applied.
+  unsigned evicted_to(std::uint64_t address, unsigned index,
+                      const std::array<std::uint64_t, kMaxDevices>& free_pages) noexcept;
+  const hms::Policy& leaving_policy() const noexcept { return leaving_.policy; }
 
  private:
   static constexpr std::size_t kListed = 16;
+  // Targets up to here can be told to have room.
+  static constexpr std::size_t kTargets = 256;
+  // What the program has asked for somewhere, with lists of its own.
+  struct Wish {
+    hms::Policy policy;
+    Range range{};  // all of it has that policy
+    std::array<hms::Uid, kListed> bind{};
+    std::array<hms::Uid, kListed> accessed_by{};
+  };
 
-  void look_up(std::uint64_t address) noexcept;
+  void look_up(std::uint64_t address, Wish* wish) const noexcept;
   hms::PlacementRequest request(const Question& question) const noexcept;
   const PlacementSource& source_for(unsigned requester, unsigned home) const noexcept;
   bool knows(unsigned side) const noexcept;
@@ -84,11 +101,9 @@ class Placement {
   PlacementSource source_;
   const hms::PolicyTable* policies_ = nullptr;
   std::array<bool, kMaxDevices> private_{};
-  // The policy that applies to the question at hand.
-  hms::Policy policy_;
-  Range policy_range_{};
-  std::array<hms::Uid, kListed> bind_{};
-  std::array<hms::Uid, kListed> accessed_by_{};
+  Wish at_hand_;
+  Wish leaving_;
+  std::array<std::uint64_t, kTargets> room_{};
 };
 
 }  // namespace mirrorcl::mirror

@@ -74,9 +74,14 @@ TEST_F(PlacementTest, LookingAtOtherPagesLeavesTheQuestionAlone) {
   ASSERT_EQ((*policies)->change({0x8000, 0x9000}, bind), 0);
   placement_.follow(policies->get());
   EXPECT_EQ(ask(0, kHostSide).reason, Reason::kPreferred);
-  EXPECT_TRUE(placement_.is_bound(0x8000, 0));
-  EXPECT_FALSE(placement_.is_bound(0x8000, 1));
-  EXPECT_FALSE(placement_.is_bound(0x1000, 0));
+  const hms::EvictionCandidate candidate{.idle_ms = 100, .pages = 16, .pages_to_write = 16};
+  EXPECT_EQ(placement_.eviction_rank(0x8000, 0, candidate), 0U) << "bound there";
+  EXPECT_GT(placement_.eviction_rank(0x8000, 1, candidate), 0U);
+  EXPECT_GT(placement_.eviction_rank(0x1000, 0, candidate), 0U);
+  EXPECT_EQ(placement_.evicted_to(0x8000, 1, {100, 100, 0, 0}), 0U) << "where it is bound";
+  EXPECT_EQ(placement_.leaving_policy().bind.size(), 1U);
+  EXPECT_EQ(placement_.evicted_to(0x8000, 1, {0, 100, 0, 0}), kHostSide) << "there is no room";
+  EXPECT_EQ(placement_.evicted_to(0x8000, 0, {100, 100, 0, 0}), kHostSide);
   EXPECT_EQ(placement_.policy().preferred, memory);
   EXPECT_EQ(placement_.policy_range().start, 0x1000U);
   EXPECT_TRUE(placement_.policy().bind.empty());

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Moves that a program asks for (hms/hbind.h), as opposed to those that accesses cause.
+#include "base/log.h"
 #include "mirror/migrator.h"
 
 namespace mirrorcl::mirror {
@@ -51,6 +52,8 @@ Outcome Migrator::bring_part_in(AttachedDevice& device, Range part, Untouched un
   if (wanted.none()) return Outcome::kDone;
   block->recently_used |= device.set();
   const Outcome room = make_room(device, wanted.count() * kPageSize, *block);
+  if (room == Outcome::kFailed)
+    log_info("what was asked for at {:#x} does not move: the device's memory is full", part.start);
   if (room != Outcome::kDone) return room == Outcome::kAgain ? Outcome::kAgain : Outcome::kDone;
   for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
     if (move_in(device, *block, run, run.first).outcome == Outcome::kAgain) return Outcome::kAgain;
@@ -77,9 +80,12 @@ void Migrator::leave_thread_control_blocks(Block& block, Range part, const PageM
 
 PageMask Migrator::device_pages(AttachedDevice& device, std::uint64_t block_address) noexcept {
   const Block* block = blocks_.find(block_address);
-  if (block == nullptr) return {};
-  const PageMask pages = block->in_memory_of(device.index) & ~block->snapshot(device.index);
-  return shared(device).on_host() ? pages & ~block->coherent(device.index) : pages;
+  return block == nullptr ? PageMask() : device_pages(device, *block);
+}
+
+PageMask Migrator::device_pages(AttachedDevice& device, const Block& block) noexcept {
+  const PageMask pages = block.in_memory_of(device.index) & ~block.snapshot(device.index);
+  return shared(device).on_host() ? pages & ~block.coherent(device.index) : pages;
 }
 
 }  // namespace mirrorcl::mirror

@@ -243,7 +243,8 @@ TEST_F(RobustMutexTest, SurvivesEvacuation) {
   };
   auto page = std::make_unique<Page>();
   RobustMutex mutex(&page->mutex);
-  Evacuation evacuation(*mirror_, device_);
+  DeviceOperations* devices[] = {&device_};
+  Evacuation evacuation(*mirror_, devices);
   for (int round = 0; round < 30; ++round) {
     std::thread waiter;
     {

@@ -122,6 +122,12 @@ Result<void> ServiceThread::place_by(const hms::Topology& topology, std::span<co
   return {};
 }
 
+DeviceStatistics ServiceThread::statistics(const DeviceOperations& device) noexcept {
+  // Attached devices stay where they are.
+  const AttachedDevice* attached = migrator_.find(&device);
+  return attached == nullptr ? DeviceStatistics{} : live_.counters().read(attached->index);
+}
+
 void ServiceThread::run() noexcept {
   while (!stop_) {
     wait();
@@ -238,7 +244,10 @@ void ServiceThread::serve_device_faults(AttachedDevice& device, DeviceEvents& ev
     DeviceFault fresh[64];
     int count = device->next_faults(fresh);
     for (int i = 0; i < count; ++i) events.faults.push_back(fresh[i]);
-    if (count > 0) counters_.add(&Statistics::device_faults, static_cast<std::uint64_t>(count));
+    if (count > 0) {
+      counters_.add(&Statistics::device_faults, static_cast<std::uint64_t>(count));
+      counters_.add(device.index, &DeviceStatistics::faults, static_cast<std::uint64_t>(count));
+    }
   }
   if (!events.faults.empty()) live_.begin(now_ns());
   std::size_t kept = 0;
@@ -255,6 +264,7 @@ void ServiceThread::serve_device_faults(AttachedDevice& device, DeviceEvents& ev
         break;
       case Outcome::kFailed:
         counters_.add(&Statistics::device_faults_failed);
+        counters_.add(device.index, &DeviceStatistics::faults_failed);
         log_debug("device access to {:#x} fails: kind {}", fault.address, static_cast<int>(verdict.kind));
         device->fail(fault, verdict.kind);
         break;
@@ -396,6 +406,7 @@ void ServiceThread::stop_watching(unsigned device) noexcept {
 void ServiceThread::device_lost(unsigned device) noexcept {
   stop_watching(device);
   counters_.add(&Statistics::device_losses);
+  counters_.add(device, &DeviceStatistics::losses);
   // What the device held stays where it is: faults on it are served from its memory as before.
   migrator_.device(device)->on_lost();
 }

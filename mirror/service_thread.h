@@ -55,6 +55,7 @@ class ServiceThread {
   bool has_snapshots() const noexcept { return migrator_.has_snapshots(); }
   bool layout_unchanged() noexcept { return migrator_.layout_unchanged(); }
   Statistics statistics() const noexcept { return live_.counters().read(); }
+  DeviceStatistics statistics(const DeviceOperations& device) noexcept;
   // One thread at a time.
   Live& live() noexcept { return live_; }
   // Mirror::place_by(). One thread at a time.

@@ -7,6 +7,7 @@
 #include <array>
 #include <vector>
 
+#include "mirror/evacuation.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -101,6 +102,63 @@ TEST_F(SeveralDevicesTest, DenseRegionGoesAlong) {
     EXPECT_EQ(memory.word(page)[0], page);
     EXPECT_EQ(memory.word(page)[1], 2 * page);
   }
+}
+
+TEST_F(SeveralDevicesTest, RegionsOfAStreamOverAnotherDevicesMemoryGrow) {
+  constexpr std::size_t kPages = 512;
+  TestMemory memory(kPages);
+  for (std::size_t page = 0; page < kPages; ++page) device(0).store(memory.word(page), page);
+  for (std::size_t page = 0; page < kPages; ++page) device(1).store(memory.word(page) + 1, 2 * page);
+  EXPECT_LT(device(1).faults(), 32U);
+  EXPECT_EQ(statistics().pages_between_devices, kPages);
+  for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(memory.word(page)[0], page);
+}
+
+TEST_F(SeveralDevicesTest, AWalkOverAnotherDevicesMemoryAtAConstantDistanceIsExpected) {
+  constexpr std::size_t kStep = 40;
+  TestMemory memory(64 * kStep);
+  for (std::size_t i = 0; i < 64; ++i) device(0).store(memory.word(i * kStep), i);
+  const std::uint64_t before = statistics().pages_brought_ahead;
+  for (std::size_t i = 0; i < 64; ++i) device(1).store(memory.word(i * kStep) + 1, 2 * i);
+  EXPECT_EQ(statistics().pages_between_devices, 64U);
+  EXPECT_GT(statistics().pages_brought_ahead - before, 32U);
+  EXPECT_EQ(statistics().pages_to_host, 0U);
+  for (std::size_t i = 0; i < 64; ++i) {
+    ASSERT_EQ(memory.word(i * kStep)[0], i);
+    ASSERT_EQ(memory.word(i * kStep)[1], 2 * i);
+  }
+}
+
+TEST_F(SeveralDevicesTest, EachDeviceHasItsOwnNumbers) {
+  TestMemory memory(4);
+  *memory.word(0) = 1;
+  device(0).store(memory.word(0), std::uint64_t{2});
+  device(1).store(memory.word(0), std::uint64_t{3});
+  EXPECT_EQ(*memory.word(0), 3U);
+  const DeviceStatistics first = mirror_->statistics(device(0));
+  const DeviceStatistics second = mirror_->statistics(device(1));
+  const DeviceStatistics third = mirror_->statistics(device(2));
+  EXPECT_EQ(first.faults, 1U);
+  EXPECT_EQ(first.pages_in, 1U);
+  EXPECT_EQ(first.pages_home, 0U);
+  EXPECT_EQ(second.faults, 1U);
+  EXPECT_EQ(second.pages_in, 0U);
+  EXPECT_EQ(second.pages_from_devices, 1U);
+  EXPECT_EQ(second.pages_home, 1U);
+  EXPECT_EQ(third.faults + third.pages_in + third.pages_home + third.pages_from_devices, 0U);
+}
+
+TEST_F(SeveralDevicesTest, EvacuationSpreadsOverAllOfThem) {
+  std::vector<std::uint64_t> heap(16 * kBlockSize / sizeof(std::uint64_t));
+  std::array<DeviceOperations*, kDevices> all;
+  for (std::size_t i = 0; i < kDevices; ++i) all[i] = &device(i);
+  {
+    Evacuation evacuation(*mirror_, all);
+    for (std::uint64_t round = 1; evacuation.sweeps() < 20; ++round) {
+      for (std::size_t i = 0; i < heap.size(); i += 512) ASSERT_EQ(++heap[i], round);
+    }
+  }
+  for (std::size_t i = 0; i < kDevices; ++i) EXPECT_GT(mirror_->statistics(device(i)).pages_in, 0U) << "device " << i;
 }
 
 class CopiesTest : public SeveralDevicesTest {

@@ -35,4 +35,16 @@ struct Statistics {
   std::uint64_t locks_left;  // robust locks of threads that have ended, marked as such in the kernel's place
 };
 
+// The same for each device, by the index under which it is attached. Kept when another takes its place.
+struct DeviceStatistics {
+  std::uint64_t faults;              // read from it
+  std::uint64_t faults_failed;       // answered with an error
+  std::uint64_t pages_in;            // pages that came from the application, or copies of them
+  std::uint64_t pages_home;          // pages that went there, or copies of them
+  std::uint64_t pages_from_devices;  // pages that came from other devices' memory, or copies of them
+  std::uint64_t coherent_upgrades;   // pages made coherent in its memory, or in pinned memory for it
+  std::uint64_t evictions;           // blocks that left because its memory was full
+  std::uint64_t losses;              // how often it died
+};
+
 }  // namespace mirrorcl::mirror

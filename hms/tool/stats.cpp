@@ -2,6 +2,7 @@
 // hms stats: what the mirror of a live process has done.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -27,6 +28,17 @@ std::string value_text(std::uint64_t value, const std::string& unit) {
   if (unit == "ns") return time_text(value);
   if (unit == "bytes") return bytes_text(value);
   return fmt::format("{}", value);
+}
+
+// Not the numbers of devices that there are not: "device2_faults".
+bool is_told(const LiveState& state, const std::string& name) {
+  constexpr std::string_view kOfDevice = "device";
+  if (!name.starts_with(kOfDevice) || name.size() <= kOfDevice.size()) return true;
+  const char digit = name[kOfDevice.size()];
+  if (digit < '0' || digit > '9') return true;
+  return std::ranges::any_of(state.devices, [&](const LiveDevice& device) {
+    return name.starts_with(fmt::format("{}{}_", kOfDevice, device.index));
+  });
 }
 
 std::string counter_text(const std::string& name, std::uint64_t value) {
@@ -65,8 +77,10 @@ std::string text_of(const LiveState& state, bool bars) {
   for (const LiveDevice& device : state.devices) {
     text += fmt::format("  device {:<17} {} of memory\n", device.name, bytes_text(device.memory_size));
   }
-  for (const auto& [name, value] : state.counters)
+  for (const auto& [name, value] : state.counters) {
+    if (!is_told(state, name)) continue;
     text += fmt::format("  {:<24} {}\n", name, counter_text(name, value));
+  }
   text += "times of service and sizes of migrations\n";
   for (const LiveHistogram& histogram : state.histograms) {
     text += line_of(histogram);

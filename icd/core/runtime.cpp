@@ -85,7 +85,8 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
   runtime->allocator_ = std::move(*allocator);
   runtime->worker_.set_device(runtime->any_device());
   if (options().evacuate && runtime->mirror_ != nullptr) {
-    runtime->evacuation_ = std::make_unique<mirror::Evacuation>(*runtime->mirror_, runtime->any_device());
+    const std::vector<mirror::DeviceOperations*> mirrored(devices.begin(), devices.end());
+    runtime->evacuation_ = std::make_unique<mirror::Evacuation>(*runtime->mirror_, mirrored);
   }
   return runtime;
 }
