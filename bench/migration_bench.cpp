@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What it costs to move 256 MiB of malloc'd memory to the device at a kernel's first touch, and home at the CPU's,
-// beside a memcpy into memory that was never touched. Both sides' time to work on resident memory is taken off. And the
+// beside a memcpy into memory that was never touched; and to do both again, when the pages that were freed can be used
+// again, beside a memcpy between resident buffers. Both sides' time to work on resident memory is taken off. And the
 // whole first kernel in a fresh process, on the mirrored device and on the ATS device, which has nothing to move.
 #include <cstdint>
 #include <cstdio>
@@ -37,11 +38,18 @@ std::uint64_t sum_of(const Words& words) {
   return sum;
 }
 
+void increment(const Words& words) {
+  for (std::size_t i = 0; i < kWords; i++) words[i]++;
+  benchmark::DoNotOptimize(words.get());
+}
+
 // Seconds.
 struct RoundTrip {
   double first_kernel;
   double to_device;
   double to_host;
+  double to_device_again;
+  double to_host_again;
 };
 
 RoundTrip measure(Platform& platform) {
@@ -58,7 +66,13 @@ RoundTrip measure(Platform& platform) {
   const double first_home = time_of([&] { sum = sum_of(words); });
   expect(sum == kWords * (kWords - 1) / 2 + 3 * kWords, "sum of the words after three kernels");
   const double home = time_of([&] { benchmark::DoNotOptimize(sum_of(words)); });
-  return {first, first - resident, first_home - home};
+  // What the host writes leaves the device.
+  increment(words);
+  const double home_written = time_of([&] { increment(words); });
+  const double again = time_of(run);
+  const double home_again = time_of([&] { increment(words); });
+  expect(sum_of(words) == sum + 4 * kWords, "sum of the words after one more kernel");
+  return {first, first - resident, first_home - home, again - resident, home_again - home_written};
 }
 
 }  // namespace
@@ -82,6 +96,12 @@ void add_migration_benchmarks(const Setup& setup) {
     setup.add("migration/to_host", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
       return {measure(device).to_host, kBytes};
     });
+    setup.add("migration/to_device_again", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
+      return {measure(device).to_device_again, kBytes};
+    });
+    setup.add("migration/to_host_again", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
+      return {measure(device).to_host_again, kBytes};
+    });
   }
   if (setup.mirrorcl != nullptr) {
     for (const std::string kind : {"mirrored", "ats"}) {
@@ -100,12 +120,23 @@ void add_migration_benchmarks(const Setup& setup) {
     expect(to[kWords - 1] == kWords - 1, "memcpy");
     return {seconds, kBytes};
   });
+  setup.add("migration/memcpy_resident", benchmark::kMillisecond, []() -> Measurement {
+    const Words from = touched_memory();
+    const Words to = touched_memory();
+    const double seconds = time_of([&] { std::memcpy(to.get(), from.get(), kBytes); });
+    expect(to[kWords - 1] == kWords - 1, "memcpy");
+    return {seconds, kBytes};
+  });
   setup.report.add_row({"256 MiB of malloc'd memory to the device / memcpy to fresh", "migration/to_device",
-                        "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 1.0});
+                        "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 1.5});
   setup.report.add_row({"first kernel over 256 MiB, ATS / mirrored device", "first_touch/ats", "first_touch/mirrored",
                         Row::Unit::kMilliseconds});
   setup.report.add_row({"the same 256 MiB back to the CPU / memcpy to fresh", "migration/to_host",
-                        "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kNone, 0});
+                        "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 1.5});
+  setup.report.add_row({"the same to the device again / memcpy between resident buffers", "migration/to_device_again",
+                        "migration/memcpy_resident", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 0.8});
+  setup.report.add_row({"and back to the CPU again / memcpy between resident buffers", "migration/to_host_again",
+                        "migration/memcpy_resident", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 0.8});
 }
 
 }  // namespace mirrorcl::bench
