@@ -4,6 +4,7 @@
 // memory of the process; nothing of it is registered, and so nothing has to be told to the runtime.
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -189,6 +190,73 @@ TEST_F(HostChanges, DontneedOnPagesThatWentBackAndForth) {
   ASSERT_EQ(madvise(data, memory.size(), MADV_DONTNEED), 0);
   device_fill(data, kCount / 2, 1);
   EXPECT_EQ(std::accumulate(data, data + kCount, 0L), series(kCount / 2, 1));
+}
+
+TEST_F(HostChanges, MremapThatShrinksAndGrowsAgain) {
+  Mapping memory(2 * kCount * sizeof(int));
+  int* data = memory.as<int>();
+  for (int round = 0; round < 5; ++round) {
+    device_fill(data, 2 * kCount, round);
+    ASSERT_EQ(mremap(data, memory.size(), memory.size() / 2, 0), data);
+    ASSERT_EQ(mremap(data, memory.size() / 2, memory.size(), 0), data) << "nobody else took the room";
+    // The second half is new.
+    EXPECT_EQ(device_sum(data, 2 * kCount), series(kCount, round)) << "round " << round;
+    EXPECT_EQ(std::accumulate(data, data + 2 * kCount, 0L), series(kCount, round)) << "round " << round;
+  }
+}
+
+TEST_F(HostChanges, FreedLazilyItHoldsWhatWasWrittenOrZerosAndThenWhatIsWritten) {
+  Mapping memory(kCount * sizeof(int));
+  int* data = memory.as<int>();
+  for (int round = 1; round < 5; ++round) {
+    device_fill(data, kCount, round);
+    if (round % 2 == 0) {  // at home again
+      ASSERT_EQ(std::accumulate(data, data + kCount, 0L), series(kCount, round));
+    }
+    ASSERT_EQ(madvise(data, memory.size(), MADV_FREE), 0);
+    for (std::size_t i = 0; i < kCount; ++i) {
+      ASSERT_TRUE(data[i] == 0 || data[i] == round + static_cast<int>(i)) << i << " holds " << data[i];
+    }
+    std::iota(data, data + kCount, 100 * round);  // from here on nothing may be given up
+    EXPECT_EQ(device_sum(data, kCount), series(kCount, 100 * round));
+    EXPECT_EQ(std::accumulate(data, data + kCount, 0L), series(kCount, 100 * round));
+  }
+}
+
+TEST_F(HostChanges, HolesInSharedMemoryAreZeroForTheDevice) {
+  const std::size_t bytes = kCount * sizeof(int);
+  void* shared = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(shared, MAP_FAILED);
+  int* data = static_cast<int*>(shared);
+  for (int round = 0; round < 5; ++round) {
+    device_fill(data, kCount, round);
+    ASSERT_EQ(madvise(data + kCount / 2, bytes / 2, MADV_REMOVE), 0);
+    EXPECT_EQ(device_sum(data, kCount), series(kCount / 2, round));
+    EXPECT_EQ(std::accumulate(data, data + kCount, 0L), series(kCount / 2, round));
+    std::iota(data, data + kCount, 2 * round);
+    EXPECT_EQ(device_sum(data, kCount), series(kCount, 2 * round));
+  }
+  munmap(shared, bytes);
+}
+
+TEST_F(HostChanges, TheHeapThatBrkGivesBackComesAgainAsZeros) {
+  // malloc must not take from the break meanwhile.
+  mallopt(M_TOP_PAD, 16 << 20);
+  std::free(std::malloc(1000));
+  constexpr std::size_t kBytes = kCount * sizeof(int);
+  for (int round = 0; round < 5; ++round) {
+    void* before = sbrk(kBytes);
+    ASSERT_NE(before, reinterpret_cast<void*>(-1));
+    int* data = static_cast<int*>(before);
+    EXPECT_EQ(device_sum(data, kCount), 0) << "round " << round;
+    device_fill(data, kCount, round);
+    if (round % 2 == 0) {
+      EXPECT_EQ(std::accumulate(data, data + kCount, 0L), series(kCount, round));
+    }
+    ASSERT_EQ(sbrk(0), data + kCount) << "somebody else has moved the break";
+    ASSERT_NE(sbrk(-static_cast<std::intptr_t>(kBytes)), reinterpret_cast<void*>(-1));
+  }
+  mallopt(M_TOP_PAD, 128 << 10);
 }
 
 TEST_F(HostChanges, ReadOnlyProtectionKeepsTheContents) {

@@ -2,7 +2,9 @@
 // Processes around the application: children made by fork, system and popen while a device has the application's pages,
 // the end of the application, and the sudden end of the device. OpenCL leaves child processes to the system; here they
 // behave as if no device had ever had the memory.
+#include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,9 +13,11 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "conformance/child.h"
@@ -144,6 +148,66 @@ kernel void write_command(global char *to) {
   run(fill_, kCount, data.data(), 2);
   EXPECT_TRUE(holds_series(data.data(), kCount, 2));
   std::free(command);
+}
+
+TEST_F(Processes, ProgramsStartedByVforkReadTheirArgumentsFromDeviceOwnedMemory) {
+  // "/bin/sh", "-c", "exit 42" and the array of pointers to them, one page each.
+  auto* memory = static_cast<char*>(std::aligned_alloc(kPage, 4 * kPage));
+  Kernel kernel = build(R"(
+void copy(global char *to, constant char *from) { while ((*to++ = *from++)) {} }
+kernel void write_arguments(global char *memory) {
+  copy(memory, "/bin/sh");
+  copy(memory + 4096, "-c");
+  copy(memory + 2 * 4096, "exit 42");
+  global ulong *pointers = (global ulong *)(memory + 3 * 4096);
+  for (int i = 0; i < 3; ++i) pointers[i] = (ulong)(memory + i * 4096);
+  pointers[3] = 0;
+})",
+                        "write_arguments");
+  ASSERT_TRUE(kernel);
+  std::vector<int> data(kCount);
+  for (int round = 0; round < 4; ++round) {
+    run(fill_, kCount, data.data(), round);
+    run(kernel, 1, memory);
+    auto** arguments = reinterpret_cast<char**>(memory + 3 * kPage);
+    const pid_t child = vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork): what is under test
+    if (child == 0) {
+      execv(memory, arguments);
+      _exit(1);
+    }
+    ASSERT_GT(child, 0);
+    EXPECT_EQ(exit_code_of(child), 42) << "round " << round;
+    run(kernel, 1, memory);
+    pid_t spawned = -1;
+    ASSERT_EQ(posix_spawn(&spawned, memory, nullptr, nullptr, arguments, environ), 0);
+    EXPECT_EQ(exit_code_of(spawned), 42) << "round " << round;
+    EXPECT_TRUE(holds_series(data.data(), kCount, round));
+  }
+  std::free(memory);
+}
+
+TEST_F(Processes, ThreadsEndWhileTheirStacksAreOnTheDevice) {
+  struct Ending {
+    std::function<void(int*, int)> fill;
+    bool good = false;
+  };
+  for (int round = 0; round < 20; ++round) {
+    Ending ending{[this](int* words, int first) { run(fill_, kCount, words, first); }};
+    pthread_t thread;
+    const auto body = [](void* argument) -> void* {
+      auto* seen = static_cast<Ending*>(argument);
+      int on_stack[kCount];
+      seen->fill(on_stack, 7);
+      seen->good = holds_series(on_stack, kCount, 7);
+      seen->fill(on_stack, 8);
+      pthread_exit(argument);
+    };
+    ASSERT_EQ(pthread_create(&thread, nullptr, body, &ending), 0);
+    void* returned = nullptr;
+    ASSERT_EQ(pthread_join(thread, &returned), 0);
+    EXPECT_EQ(returned, &ending);
+    EXPECT_TRUE(ending.good) << "round " << round;
+  }
 }
 
 TEST_F(Processes, TheDeviceProcessIsNotTheApplicationsToWaitFor) {
@@ -300,6 +364,14 @@ TEST_F(ApplicationEnd, ExitWithoutReleasingAnythingWhileAKernelRuns) {
   });
 }
 
+TEST_F(ApplicationEnd, AnotherProgramInItsPlaceHasNoDeviceAndIsNotDisturbed) {
+  expect_no_leftover("replace", [](ChildProcess& application) {
+    application.write_line("end");
+    EXPECT_EQ(application.read_line(seconds(20)), "another program");
+    EXPECT_EQ(application.wait(seconds(20)), 0);
+  });
+}
+
 TEST_F(ApplicationEnd, SeveralApplicationsAtOnceDoNotDisturbEachOther) {
   ChildProcess one("idle"), two("idle");
   ASSERT_FALSE(one.read_line(seconds(60)).empty());
@@ -356,6 +428,13 @@ int spinning_application() {
   return event_status(*event) == CL_RUNNING ? 0 : 2;
 }
 
+// Becomes another program while a kernel runs.
+int replaced_application() {
+  if (spinning_application() != 0) return 1;
+  execl("/bin/echo", "echo", "another program", nullptr);
+  return 3;
+}
+
 // Builds and runs one program and prints its answer; for the tests of the program cache.
 int answering_application() {
   Application application;
@@ -371,6 +450,7 @@ int answering_application() {
 int run_child(const std::string& name) {
   if (name == "idle") return idle_application();
   if (name == "spin") return spinning_application();
+  if (name == "replace") return replaced_application();
   if (name == "answer") return answering_application();
   std::cerr << "no child is called " << name << "\n";
   return 127;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "mirror/address_space.h"
 #include "mirror/block.h"
 #include "mirror/device/operations.h"
 
@@ -19,6 +20,7 @@ struct AttachedDevice {
   DeviceOperations* operations = nullptr;  // null: none is attached under this index
   unsigned index = 0;                      // less than kMaxDevices
   std::uint64_t room = 0;                  // bytes of its memory that may be filled before its use is looked at again
+  FileIdentity shared_file{};              // what the application maps where pages are coherent
   std::uint64_t clock_hand = 0;            // address where eviction from its memory goes on
   bool told_full = false;                  // that nothing in its memory can leave
 };

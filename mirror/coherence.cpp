@@ -166,6 +166,7 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
     return Outcome::kFailed;
   }
   ++coherent_mappings_;
+  forget_announced(block, run);
   block.device_to_coherent(device.index, run);
   watch(range, PROT_READ | PROT_WRITE);
   counters_.add(&Statistics::coherent_upgrades, run.count);
@@ -195,6 +196,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
     wake_waiters(device, range);
     if (on_device([&] { return shared(device).release(range, bounce_); }) != 0) return Outcome::kAgain;
     coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
+    if (mapping->range.end() > range.end()) grown_suspects_.push_back(range.end());
     block.coherent_to_device(device.index, part);
     block.returns->forget(part);
     host_.wake(range);
@@ -205,6 +207,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
 
 Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
+  (void)settle_discards();
   // After MADV_DONTNEED there is no page: zeros.
   (void)has_room(device, kPageSize);
   on_device([&] { return shared(device).zero_fill(range); });

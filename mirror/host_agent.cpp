@@ -72,6 +72,8 @@ int HostAgent::confirm(const SystemCall& wanted) noexcept {
       return wanted.host->confirm_anonymous(wanted.target);
     case Expect::kShared:
       return wanted.host->confirm_shared(wanted.target);
+    case Expect::kGrown:
+      return wanted.host->confirm_registered(wanted.target);
   }
   return -EINVAL;
 }

@@ -33,6 +33,7 @@ class HostAgent {
     kAnything,
     kPrivate,  // anonymous memory that is registered with `host`
     kShared,   // a shared mapping that is
+    kGrown,    // a mapping that is, beyond what the mirror registered
   };
   // The protection that the target must have, too; none counts as any.
   struct Protection {

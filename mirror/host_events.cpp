@@ -89,7 +89,7 @@ bool HostEvents::unsettle() noexcept {
 }
 
 void HostEvents::settle() noexcept {
-  if (has_events() || (sequence_.load(std::memory_order_relaxed) & 1) == 0) return;
+  if (held_ || has_events() || (sequence_.load(std::memory_order_relaxed) & 1) == 0) return;
   sequence_.fetch_add(1, std::memory_order_seq_cst);
   if (waiters_.load(std::memory_order_seq_cst) != 0) futex_wake(&sequence_, 1 << 30);
 }

@@ -49,6 +49,9 @@ class HostEvents {
 
   // Makes wait_settled() wait until settle(), as reading an event does. False if it waits already.
   bool unsettle() noexcept;
+  // What an event means is not known yet: settle() does nothing.
+  void hold(bool held) noexcept { held_ = held; }
+  bool is_held() const noexcept { return held_; }
   // Everything read so far has been applied: lets wait_settled() return. Does nothing while events are queued.
   void settle() noexcept;
   // Any thread: returns once all events have been applied whose system calls returned before this call. One atomic load
@@ -79,6 +82,7 @@ class HostEvents {
   std::size_t next_event_ = 0;
   std::pmr::vector<HostFault> faults_;
 
+  bool held_ = false;
   bool in_operation_ = false;
   std::uint64_t own_next_ = 0;  // the target's own events have been seen up to here
   std::size_t own_place_ = 0;   // where in the queue they would be

@@ -13,6 +13,7 @@
 
 #include "base/futex.h"
 #include "base/sanitizers.h"
+#include "mirror/address_space.h"
 #include "mirror/mirror_fixture.h"
 #include "mirror/pinned_arena.h"
 
@@ -24,7 +25,27 @@ namespace {
 
 using device::FaultKind;
 
-class HostMemoryTest : public MirrorTest {};
+class HostMemoryTest : public MirrorTest {
+ protected:
+  // Lets application and device write in turn until `word` lies in memory of both; then it holds `value`.
+  void make_coherent(std::uint64_t* word, std::uint64_t value) {
+    std::atomic_ref<std::uint64_t> shared(*word);
+    const auto is_coherent = [&] {
+      const auto mapping = space_.query(reinterpret_cast<std::uint64_t>(word));
+      return mapping && mapping->shared;
+    };
+    // What has just been unmapped stays private for a while.
+    for (int i = 0; i < 5000 && !is_coherent(); ++i) {
+      shared.fetch_add(1);
+      device_.store(word, shared.load());
+      usleep(1000);
+    }
+    ASSERT_TRUE(is_coherent());
+    shared.store(value);
+  }
+
+  AddressSpace space_ = std::move(*AddressSpace::open());
+};
 
 TEST_F(HostMemoryTest, Heap) {
   std::vector<std::unique_ptr<std::uint64_t>> small;
@@ -222,6 +243,71 @@ TEST_F(HostMemoryTest, RemapCarriesDevicePages) {
   mirror_->drain_events();
   device_.load(from.word(1));
   EXPECT_EQ(device_.last_error(), FaultKind::kInvalidAddress);
+}
+
+TEST_F(HostMemoryTest, CoherentMemoryGrowsByZeros) {
+  TestMemory memory(4);
+  for (std::uint64_t round = 1; round < 4; ++round) {
+    for (std::size_t page = round == 1 ? 0 : 2; page < 4; ++page) make_coherent(memory.word(page), 10 + page);
+    ASSERT_EQ(mremap(memory.data(), memory.size(), 2 * kPageSize, 0), memory.data());
+    ASSERT_EQ(mremap(memory.data(), 2 * kPageSize, memory.size(), 0), memory.data());
+    mirror_->drain_events();  // as before each launch
+    EXPECT_EQ(*memory.word(1), 11U);
+    // Who comes first finds nothing of before, and the other finds what he has left.
+    if (round % 2 == 0) {
+      EXPECT_EQ(device_.load(memory.word(2)), 0U) << round;
+      EXPECT_EQ(*memory.word(3), 0U) << round;
+    } else {
+      EXPECT_EQ(*memory.word(2), 0U) << round;
+      EXPECT_EQ(device_.load(memory.word(3)), 0U) << round;
+    }
+    exchange(memory.word(2), 100);
+    exchange(memory.word(3), 200);
+  }
+}
+
+TEST_F(HostMemoryTest, CoherentMemoryThatMovesAndGrowsShowsNothingOfItsOldNeighbours) {
+  for (std::uint64_t round = 1; round < 4; ++round) {
+    TestMemory from(4);
+    TestMemory to(4);
+    for (std::size_t page = 0; page < 2; ++page) make_coherent(from.word(page), page + 1);
+    for (std::size_t page = 2; page < 4; ++page) device_.store(from.word(page), std::uint64_t{77});
+    ASSERT_NE(mremap(from.data(), 2 * kPageSize, 4 * kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, to.data()), MAP_FAILED)
+        << std::strerror(errno);
+    mirror_->drain_events();
+    if (round % 2 == 0) {
+      EXPECT_EQ(device_.load(to.word(2)), 0U) << round;
+      EXPECT_EQ(*to.word(3), 0U) << round;
+    } else {
+      EXPECT_EQ(*to.word(2), 0U) << round;
+      EXPECT_EQ(device_.load(to.word(3)), 0U) << round;
+    }
+    for (std::size_t page = 0; page < 4; ++page) {
+      EXPECT_EQ(*to.word(page), page < 2 ? page + 1 : 0U);
+      exchange(to.word(page), 300 + page);
+    }
+    EXPECT_EQ(*from.word(2), 77U);
+    EXPECT_EQ(device_.load(from.word(3)), 77U);
+  }
+}
+
+TEST_F(HostMemoryTest, WhatCoherentMemoryHasGrownByIsTheChildsOwnAfterAFork) {
+  TestMemory memory(600);
+  make_coherent(memory.word(0), 5);
+  make_coherent(memory.word(1), 6);
+  ASSERT_EQ(munmap(memory.data() + 2 * kPageSize, 598 * kPageSize), 0);
+  // Beyond the block, too.
+  ASSERT_EQ(mremap(memory.data(), 2 * kPageSize, 600 * kPageSize, 0), memory.data());
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
+  const pid_t child = fork();
+  if (child == 0) {
+    for (std::size_t page : {2, 300, 599}) *memory.word(page) = 1;
+    _exit(*memory.word(0) == 5 && *memory.word(1) == 6 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  for (std::size_t page : {2, 300, 599}) EXPECT_EQ(*memory.word(page), 0U) << page;
 }
 
 TEST_F(HostMemoryTest, ReallocThatMoves) {

@@ -42,7 +42,7 @@ UniqueFd open_regular(const char* path, int flags) noexcept {
   return UniqueFd(fd < 0 ? -1 : static_cast<int>(fd));
 }
 
-FileIdentity identity_of(const struct stat& status) {
+FileIdentity to_identity(const struct stat& status) {
   return {major(status.st_dev), minor(status.st_dev), status.st_ino};
 }
 
@@ -59,7 +59,7 @@ bool shows_same_file(const AddressSpace& space, int fd, const FileIdentity& want
 bool is_file_of(const AddressSpace& space, int fd, const MappingInfo& mapping) noexcept {
   struct stat status {};
   if (raw_syscall(SYS_fstat, fd, &status) != 0 || !S_ISREG(status.st_mode)) return false;
-  return identity_of(status) == mapping.file ||
+  return to_identity(status) == mapping.file ||
          (status.st_ino == mapping.file.inode && shows_same_file(space, fd, mapping.file));
 }
 
@@ -113,6 +113,11 @@ UniqueFd open_by_name(const AddressSpace& space, const MappingInfo& mapping) noe
 }
 
 }  // namespace
+
+FileIdentity identity_of(int fd) noexcept {
+  struct stat status {};
+  return raw_syscall(SYS_fstat, fd, &status) == 0 ? to_identity(status) : FileIdentity{};
+}
 
 MappedFile open_mapped_file(const AddressSpace& space, const MappingInfo& mapping, unsigned ways) noexcept {
   MappedFile file{{}, 0, -EACCES};

@@ -24,6 +24,9 @@ inline constexpr unsigned kByDescriptor = 2;  // one that is open
 inline constexpr unsigned kByName = 4;
 inline constexpr unsigned kAnyWay = kByMapping | kByDescriptor | kByName;
 
+// As the list of mappings shows memory files; all zero if `fd` is none.
+FileIdentity identity_of(int fd) noexcept;
+
 MappedFile open_mapped_file(const AddressSpace& space, const MappingInfo& mapping, unsigned ways = kAnyWay) noexcept;
 
 }  // namespace mirrorcl::mirror

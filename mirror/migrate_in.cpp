@@ -164,6 +164,7 @@ Verdict Migrator::register_around(AttachedDevice& device, std::uint64_t address,
                                   bool* served) noexcept {
   auto mapping = space_.query(address);
   if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);
+  if (const Outcome outcome = take_back_grown(address); outcome != Outcome::kFailed) return kTryAgain;
   if (auto shared = share_file(device.set(), address, access, *mapping)) {
     *served = true;
     return *shared;

@@ -57,6 +57,7 @@ Outcome Migrator::show_zeros(Block* block, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
   unsigned page = page_in_block(fault.address);
   if (block == nullptr || !block->registered(page)) {
+    if (const Outcome outcome = take_back_grown(fault.address); outcome != Outcome::kFailed) return outcome;
     stop_unknown_tracking(block, fault.address);
     return Outcome::kDone;
   }
@@ -259,7 +260,7 @@ Outcome Migrator::bring_home(Range range, DeviceSet devices) noexcept {
     if ((block.needs_tracking() & wanted).none()) stop_tracking(block, range);
     blocks_.remove_if_empty(block);
   });
-  return result;
+  return result == Outcome::kDone ? take_back_suspects() : result;
 }
 
 Outcome Migrator::bring_home_from(AttachedDevice& device, Block& block, const PageMask& wanted) noexcept {

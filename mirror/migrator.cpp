@@ -12,12 +12,11 @@
 #include "base/raw_syscall.h"
 #include "device/window.h"
 #include "mirror/insist.h"
+#include "mirror/mapped_file.h"
 
 namespace mirrorcl::mirror {
 namespace {
 
-// How long after a REMOVE event the kernel may not yet have dropped the pages: the event is sent before.
-constexpr std::uint64_t kDiscardGraceNs = 20'000'000;
 constexpr Range kEverything{0, ~std::uint64_t{0}};
 
 // How long a page that cannot be shared stays where it was wanted.
@@ -60,6 +59,8 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       staging_(host, copiers),
       snapshot_blocks_(memory),
       moved_pages_(memory),
+      announced_discards_(memory),
+      grown_suspects_(memory),
       nodes_(memory) {
   for (unsigned i = 0; i < kMaxDevices; ++i) devices_[i].index = i;
 }
@@ -112,6 +113,7 @@ AttachedDevice* Migrator::attach(DeviceOperations* operations) noexcept {
   if (device == nullptr) device = find(nullptr);  // a free record
   if (device == nullptr) return nullptr;
   device->operations = operations;
+  device->shared_file = identity_of(shared(*device).fd());
   placement_.attach(device->index, !operations->capabilities().memory_cpu_mappable);
   end_all_sharing(*device);
   return device;
@@ -149,10 +151,6 @@ AttachedDevice& Migrator::holder(const Block& block, unsigned page) noexcept {
   return devices_[device];
 }
 
-bool Migrator::discard_is_recent(const Block& block) const noexcept {
-  return block.discarding().any() && now_ns() - block.discarding_since_ns() < kDiscardGraceNs;
-}
-
 // No device maps or holds anything of `pages` any more; the masks stay.
 void Migrator::empty_device_memory(const Block& block, const PageMask& pages) noexcept {
   for (AttachedDevice& device : devices_) {
@@ -179,46 +177,11 @@ void Migrator::unmapped(Range range) noexcept {
     empty_device_memory(block, PageMask(run));
     churn_.note(block.base(), run, now);
     const PageMask coherent = block.coherent() & PageMask(run);
+    if (coherent.test(run.end() - 1)) grown_suspects_.push_back(block.range(run).end());
     for (PageRun part = coherent.next_run(0); part.count != 0; part = coherent.next_run(part.end())) {
       coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
     }
     block.forget(run);
-    blocks_.remove_if_empty(block);
-  });
-}
-
-void Migrator::discarded(Range range) noexcept {
-  counters_.add(&Statistics::events_remove);
-  std::uint64_t now = now_ns();
-  for (MovedPage& page : moved_pages_) {
-    page.discarded = page.discarded || (page.address >= range.start && page.address < range.end());
-  }
-  blocks_.for_each(range, [&](Block& block) {
-    PageMask wanted(block.pages(range));
-    // Device memory shows zeros from now on. Coherent pages lose the application's entry with it, and its next access
-    // finds no page and faults here; the mapping stays, as do those of other devices.
-    empty_device_memory(block, wanted & ~block.coherent());
-    for (AttachedDevice& device : devices_) {
-      const PageMask coherent = block.coherent(device.index) & wanted;
-      for (PageRun part = coherent.next_run(0); part.count != 0; part = coherent.next_run(part.end())) {
-        on_device([&] { return shared(device).clear(block.range(part)); });
-      }
-    }
-    const PageMask on_host = (block.on_host() | block.duplicated()) & block.registered() & wanted;
-    for (unsigned device = 0; device < kMaxDevices; ++device) {
-      const PageMask copies = block.duplicated(device) & wanted;
-      for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end()))
-        block.drop_duplicate(device, part);
-    }
-    for (unsigned device = 0; device < kMaxDevices; ++device) {
-      const PageMask copies = block.snapshot(device) & wanted;
-      for (PageRun part = copies.next_run(0); part.count != 0; part = copies.next_run(part.end()))
-        block.snapshot_to_host(device, part);
-      const PageMask away = block.device(device) & wanted;
-      for (PageRun part = away.next_run(0); part.count != 0; part = away.next_run(part.end()))
-        block.device_to_discarded(device, part);
-    }
-    if (on_host.any()) block.mark_discarding(on_host, now);
     blocks_.remove_if_empty(block);
   });
 }
@@ -232,6 +195,10 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
   std::uint64_t distance = to - from.start;  // modulo 2^64
   blocks_.for_each(from, [&](Block& block) {
     PageRun all = block.pages(from);
+    if (block.coherent().test(all.end() - 1)) {
+      grown_suspects_.push_back(block.range(all).end());
+      grown_suspects_.push_back(block.range(all).end() + distance);
+    }
     end_coherent_sharing(block, PageMask(all));
     PageMask kept;  // device pages that are still shown by the application's mapping at the new address
     for (unsigned page = all.first; page < all.end(); ++page) {
@@ -242,7 +209,11 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       if (state == PageState::kCoherent) {
         coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
         on_device([&] { return shared(holder(block, page)).unmap(old_range); });
-        moved_pages_.push_back({block.owner(page), old_range.start, new_range.start, false});
+        // Its entry has moved along, if it has not been dropped before.
+        PageMask entry;
+        const bool discarded =
+            is_announced(block, page) && space_.present_pages(new_range, &entry) == 0 && entry.none();
+        moved_pages_.push_back({block.owner(page), old_range.start, new_range.start, discarded});
         kept.set(page);
         continue;
       }
@@ -304,7 +275,7 @@ Outcome Migrator::place_moved() noexcept {
     }
     place(page);
   }
-  return Outcome::kDone;
+  return take_back_suspects();
 }
 
 void Migrator::place(const MovedPage& page) noexcept {

@@ -118,10 +118,14 @@ class Migrator {
   // What the notifier tells: the application has unmapped, discarded or moved memory.
   void unmapped(Range range) noexcept;
   void discarded(Range range) noexcept;
+  // After the last event, and again while it says kAgain: not known yet what has been discarded.
+  Outcome settle_discards() noexcept;
   void moved(Range from, std::uint64_t to) noexcept;
   // After the last event: coherent pages that moved become device pages of their new address. kAgain: apply the events
   // that have come meanwhile, then call again.
   Outcome place_moved() noexcept;
+  // What coherent pages were mapped together with, but is not coherent, becomes plain memory.
+  Outcome take_back_suspects() noexcept;
 
  private:
   // A page that moved while it was coherent: the application's mapping at `address` still shows device memory of
@@ -131,6 +135,13 @@ class Migrator {
     std::uint64_t origin;
     std::uint64_t address;
     bool discarded;  // by MADV_DONTNEED at the new address
+  };
+  // Coherent pages that the application may be about to discard.
+  struct AnnouncedDiscard {
+    unsigned device;
+    std::uint64_t block;  // base address
+    PageMask pages;
+    std::uint64_t since_ns;
   };
   void follow_moved(Range from, std::uint64_t to) noexcept;
   void drop_moved(Range range) noexcept;
@@ -327,6 +338,8 @@ class Migrator {
                    bool* replaced_ours) noexcept;
   int take_back_mapping(Range range, int protection) noexcept;
   bool events_on_their_way() const noexcept;
+  bool shows_shared_memory(const MappingInfo& mapping) const noexcept;
+  Outcome take_back_grown(std::uint64_t address) noexcept;
   void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;
   template <typename Visit>
   void for_each_waiter(Range range, Visit visit) noexcept;
@@ -349,7 +362,11 @@ class Migrator {
   // first. A part's pages share no word of a PageMask with another part's.
   template <typename Copy>
   void copy_in_parts(bool parallel, PageRun run, unsigned urgent, Copy copy) noexcept;
+  // discarded.cpp
   bool discard_is_recent(const Block& block) const noexcept;
+  PageMask without_entry(const Block& block, const PageMask& pages) const noexcept;
+  bool is_announced(const Block& block, unsigned page) const noexcept;
+  void forget_announced(const Block& block, PageRun run) noexcept;
   // Calls a device operation until it is not told to read host events first.
   template <typename Operation>
   int on_device(Operation operation) noexcept;
@@ -370,13 +387,15 @@ class Migrator {
   char* bounce_ = nullptr;                           // kBlockSize bytes of pinned memory for contents on their way
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
   std::pmr::vector<MovedPage> moved_pages_;
+  std::pmr::vector<AnnouncedDiscard> announced_discards_;
+  std::pmr::vector<std::uint64_t> grown_suspects_;  // addresses at which coherent memory may have grown
   std::atomic<bool> has_snapshots_{false};
   std::uint64_t coherent_mappings_ = 0;  // an upper bound of the mappings that coherent runs split off
   std::uint64_t coherent_mappings_limit_ = 0;
   bool told_coherent_limit_ = false;
   PagePipe page_pipe_;
   LayoutWatch watch_;
-  Churn churn_;
+  Churn churn_{options_.coherent_not_before_ms};
   PolicyWatch policies_{host_, space_};
   ThreadBlocks thread_blocks_;
   Threads threads_;

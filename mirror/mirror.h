@@ -24,6 +24,8 @@ struct MirrorOptions {
   // A page that returned to the host this often within `coherent_window_ms` becomes coherent at its next return.
   std::uint32_t coherent_after_returns = 2;
   std::uint32_t coherent_window_ms = 100;
+  // A page does not become coherent within this time after something at its address was unmapped or moved away.
+  std::uint32_t coherent_not_before_ms = 200;
   // Share of a region, in percent, that must be resident or faulting on a device for the whole region to migrate.
   std::uint32_t density_percent = 51;
   // Bring pages to a device ahead of its faults where these walk through memory at a constant distance.

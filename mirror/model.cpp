@@ -458,17 +458,21 @@ bool Model::one_mapping(Run run) const {
 void Model::remap(Bytes& bytes) {
   Run wanted = take_run(bytes);
   unsigned target = bytes.u16() % kPages;
-  bool keep_source = bytes.u8() % 4 == 0;
+  const unsigned how = bytes.u8();
+  const bool keep_source = how % 4 == 0;
+  const unsigned more = how % 4 == 1 ? how / 4 % 8 : 0;  // pages by which it grows on the way, as realloc() does
   Run from = trim(wanted, [&](const Page& page) {
     return page.kind == Kind::kAnonymous && page.protection == pages_[wanted.first].protection && !page.locked;
   });
-  from.count = std::min(from.count, kPages - target);
-  bool overlap = from.first < target + from.count && target < from.end();
+  from.count = std::min(from.count, kPages - std::min(target + more, kPages));
+  bool overlap = from.first < target + from.count + more && target < from.end();
   if (from.count == 0 || overlap) return;
-  history_.back() += fmt::format(" from {}+{} to {}{}", from.first, from.count, target, keep_source ? ", kept" : "");
-  for (unsigned page = target; page < target + from.count; ++page) touch(page);
+  history_.back() += fmt::format(" from {}+{} to {}{}{}", from.first, from.count, target, keep_source ? ", kept" : "",
+                                 more != 0 ? fmt::format(", {} more", more) : "");
+  for (unsigned page = target; page < target + from.count + more; ++page) touch(page);
   // Whole if it is one mapping, else page by page.
   unsigned step = one_mapping(from) ? from.count : 1;
+  const unsigned grown = step == from.count ? more : 0;
   for (unsigned done = 0; done < from.count && !failed(); done += step) {
     Run source{from.first + done, step};
     Run destination{target + done, step};
@@ -477,8 +481,8 @@ void Model::remap(Bytes& bytes) {
     bool kept = keep_source && mapping && !mapping->shared;
     int flags = MREMAP_MAYMOVE | MREMAP_FIXED | (kept ? MREMAP_DONTUNMAP : 0);
     ++operations_;
-    if (mremap(pointer(source.first), step * kPageSize, step * kPageSize, flags, pointer(destination.first)) ==
-        MAP_FAILED) {
+    if (mremap(pointer(source.first), step * kPageSize, (step + grown) * kPageSize, flags,
+               pointer(destination.first)) == MAP_FAILED) {
       return fail(fmt::format("mremap of {} pages: {}", step, std::strerror(errno)));
     }
     std::copy_n(pages_.begin() + source.first, step, pages_.begin() + destination.first);
@@ -490,6 +494,8 @@ void Model::remap(Bytes& bytes) {
     } else {
       forget(source);
     }
+    zero({destination.end(), grown});
+    std::fill_n(pages_.begin() + destination.end(), grown, pages_[destination.first].grown());
   }
 }
 
@@ -506,7 +512,12 @@ void Model::grow(Bytes& bytes) {
     if (mremap(pointer(run.first), run.count * kPageSize, left * kPageSize, 0) == MAP_FAILED) {
       return fail(fmt::format("mremap to shrink: {}", std::strerror(errno)));
     }
-    return forget({run.first + left, run.count - left});
+    const Run gone{run.first + left, run.count - left};
+    const Page again = pages_[run.first].grown();
+    forget(gone);
+    if (more % 4 != 0 || mremap(pointer(run.first), left * kPageSize, run.count * kPageSize, 0) == MAP_FAILED) return;
+    std::fill_n(pages_.begin() + gone.first, gone.count, again);
+    return;
   }
   Run beyond{run.end(), std::min(more, kPages - run.end())};
   for (unsigned page = beyond.first; page < beyond.end(); ++page) touch(page);
@@ -514,8 +525,7 @@ void Model::grow(Bytes& bytes) {
   while (holes < beyond.count && pages_[beyond.first + holes].kind == Kind::kHole) ++holes;
   if (holes == 0) return;
   if (mremap(pointer(run.first), run.count * kPageSize, (run.count + holes) * kPageSize, 0) == MAP_FAILED) return;
-  std::fill_n(pages_.begin() + run.end(), holes,
-              Page{Kind::kAnonymous, pages_[run.first].protection, pages_[run.first].locked, false});
+  std::fill_n(pages_.begin() + run.end(), holes, pages_[run.first].grown());
 }
 
 void Model::discard(Bytes& bytes) {
@@ -626,10 +636,20 @@ void Model::compare(Bytes& bytes) {
 
 // In the child: no allocation. What lies in files may have gone on in the parent.
 bool Model::child_is_right() const {
+  unsigned wrong = 0;
   for (unsigned page = 0; page < kPages; ++page) {
-    if (pages_[page].readable() && pages_[page].kind == Kind::kAnonymous && !page_is(page)) return false;
+    if (!pages_[page].readable() || pages_[page].kind != Kind::kAnonymous || page_is(page)) continue;
+    const char* wanted = contents_.data() + page * kPageSize;
+    const char* seen = pointer(page);
+    unsigned at = 0;
+    while (seen[at] == wanted[at] && at + 8 < kPageSize) ++at;
+    char line[128];
+    const auto text =
+        fmt::format_to_n(line, sizeof line, "child: page {} from byte {} on: {:#04x}, not {:#04x}\n", page, at,
+                         static_cast<unsigned char>(seen[at]), static_cast<unsigned char>(wanted[at]));
+    if (++wrong <= 8) (void)!write(STDERR_FILENO, line, static_cast<std::size_t>(text.out - line));
   }
-  return true;
+  return wrong == 0;
 }
 
 void Model::fork_and_check(Bytes&) {

@@ -79,6 +79,8 @@ class Model {
     bool freed = false;  // by MADV_FREE, and not written since: the contents below, or zeros
     bool readable() const { return (protection & 1) != 0; }
     bool writable() const { return (protection & 2) != 0; }
+    // What a mapping that begins with such a page grows by.
+    Page grown() const { return {kind, protection, locked, false}; }
   };
   struct Run {
     unsigned first;

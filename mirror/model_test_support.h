@@ -65,7 +65,7 @@ class SeedReporter {
 
 // Every page that comes back once is shared from then on.
 inline MirrorOptions everything_becomes_coherent() {
-  return {.coherent_after_returns = 1, .coherent_window_ms = 100'000};
+  return {.coherent_after_returns = 1, .coherent_window_ms = 100'000, .coherent_not_before_ms = 0};
 }
 inline MirrorOptions nothing_becomes_coherent() {
   return {.coherent_after_returns = 0};

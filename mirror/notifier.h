@@ -19,6 +19,7 @@ class Notifier {
       events_.read_pending();
       while (events_.has_events()) apply(events_.take_event());
     } while (migrator_.place_moved() == Outcome::kAgain);
+    events_.hold(migrator_.settle_discards() == Outcome::kAgain);
     events_.settle();
   }
 

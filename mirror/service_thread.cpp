@@ -133,7 +133,7 @@ void ServiceThread::run() noexcept {
     wait();
     live_.begin(now_ns());
     notifier_.apply_pending();
-    retry_ = false;
+    retry_ = events_.is_held();
     serve_requests();
     serve_host_faults();
     if (holds_ == 0) serve_device_faults();

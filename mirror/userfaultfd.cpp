@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 
 #include "base/raw_syscall.h"
+#include "device/window.h"
 #include "mirror/page_mask.h"
 
 namespace mirrorcl::mirror {
@@ -133,6 +134,14 @@ int Userfaultfd::confirm_shared(Range range) const noexcept {
   const auto error = static_cast<int>(raw_syscall(SYS_ioctl, fd(), UFFDIO_CONTINUE, &argument));
   if (error == -EEXIST || error == -EFAULT) return 0;  // mapped already, or there is no page
   return error == -EINVAL ? -ENOENT : error;
+}
+
+int Userfaultfd::confirm_registered(Range range) const noexcept {
+  // Memory of the window that nobody may read: the kernel finds the destination first, and then nothing to copy.
+  constexpr std::uint64_t kUnreadable = window::kViews.end() - kPageSize;
+  uffdio_copy argument{range.start, kUnreadable, kPageSize, UFFDIO_COPY_MODE_DONTWAKE, 0};
+  const auto error = static_cast<int>(raw_syscall(SYS_ioctl, fd(), UFFDIO_COPY, &argument));
+  return error == -EFAULT ? 0 : error == -EAGAIN ? -EAGAIN : -ENOENT;
 }
 
 Progress Userfaultfd::move(std::uint64_t destination, Range source, bool skip_holes) const noexcept {

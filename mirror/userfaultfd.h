@@ -49,6 +49,8 @@ class Userfaultfd {
   // event is on its way, at the moment of the call. -EAGAIN: one is; -ENOENT: something else is there.
   int confirm_anonymous(Range range) const noexcept;
   int confirm_shared(Range range) const noexcept;  // may map the first page
+  // The same if the first page of `range` lies in a registered mapping of any kind, and is not there.
+  int confirm_registered(Range range) const noexcept;
 
   // Takes the pages of `source` to `destination`, which must be empty and registered. Missing source pages end the
   // operation with -ENOENT unless `skip_holes`. Pages shared with another process or pinned for DMA answer -EBUSY.
