@@ -106,10 +106,12 @@ Outcome Migrator::evict(AttachedDevice& device, Block& block) noexcept {
   Cause leaving{cause_.requester, cause_.access, hms::Reason::kEvicted};
   leaving.policy = &placement_.leaving_policy();
   const Cause cause = std::exchange(cause_, leaving);
+  const int kernel_node = std::exchange(kernel_node_, kUnknownNode);  // nobody touches them: they go where they were
   Outcome outcome = Outcome::kDone;
   if (to != kHostSide) outcome = move_to_other(device, devices_[to], block);
   if (outcome != Outcome::kAgain) outcome = bring_home(block.range(), device.set());
   cause_ = cause;
+  kernel_node_ = kernel_node;
   return outcome;
 }
 
