@@ -83,6 +83,25 @@ bool MappingInfo::shared_file() const {
   return shared && file != FileIdentity{} && !excluded && readable();
 }
 
+namespace {
+
+// The name of the file in a line of /proc/PID/maps, with a zero behind it; leaves `name` alone if there is none, the
+// file has lost it, or it is too long.
+void copy_name(std::string_view line, std::span<char> name) noexcept {
+  constexpr std::string_view kNewline = "\\012";  // the one character that is written in another way
+  const std::size_t start = line.find('/');
+  if (start == std::string_view::npos || line.ends_with(" (deleted)") || line.size() - start >= name.size()) return;
+  std::size_t size = 0;
+  for (std::size_t at = start; at < line.size(); ++at) {
+    const bool newline = line.substr(at).starts_with(kNewline);
+    name[size++] = newline ? '\n' : line[at];
+    if (newline) at += kNewline.size() - 1;
+  }
+  name[size] = 0;
+}
+
+}  // namespace
+
 bool parse_maps_line(std::string_view line, MappingInfo* info) noexcept {
   std::uint64_t start = 0;
   std::uint64_t end = 0;
@@ -135,7 +154,10 @@ std::optional<MappingInfo> AddressSpace::query_from(std::uint64_t address) const
 }
 
 bool AddressSpace::file_name(std::uint64_t address, std::span<char> name) const noexcept {
-  if (!has_query_) return false;
+  if (!has_query_) {
+    name[0] = 0;
+    return find_in_file(address, Which::kContaining, name) && name[0] == '/';
+  }
   ProcmapQuery query{};
   query.size = sizeof query;
   query.query_address = address;
@@ -146,7 +168,7 @@ bool AddressSpace::file_name(std::uint64_t address, std::span<char> name) const 
 }
 
 std::optional<MappingInfo> AddressSpace::find(std::uint64_t address, Which which) const noexcept {
-  return has_query_ ? find_by_ioctl(address, which) : find_in_file(address, which);
+  return has_query_ ? find_by_ioctl(address, which) : find_in_file(address, which, {});
 }
 
 std::optional<MappingInfo> AddressSpace::find_by_ioctl(std::uint64_t address, Which which) const noexcept {
@@ -169,7 +191,8 @@ std::optional<MappingInfo> AddressSpace::find_by_ioctl(std::uint64_t address, Wh
                      query.page_size};
 }
 
-std::optional<MappingInfo> AddressSpace::find_in_file(std::uint64_t address, Which which) const noexcept {
+std::optional<MappingInfo> AddressSpace::find_in_file(std::uint64_t address, Which which,
+                                                      std::span<char> name) const noexcept {
   char buffer[16 * 1024];
   std::size_t filled = 0;
   std::int64_t offset = 0;
@@ -185,6 +208,7 @@ std::optional<MappingInfo> AddressSpace::find_in_file(std::uint64_t address, Whi
       if (!parse_maps_line(text.substr(0, newline), &info)) continue;
       if (address >= info.range.end()) continue;
       if (address < info.range.start && which == Which::kContaining) return std::nullopt;
+      copy_name(text.substr(0, newline), name);
       return info;
     }
     // Keep the beginning of an unfinished line; a line longer than the buffer cannot be (paths end at 4 KiB).

@@ -57,7 +57,7 @@ class AddressSpace {
   // The mapping that contains `address`, or else the next one above it. Ignores exclusions.
   std::optional<MappingInfo> query_from(std::uint64_t address) const noexcept;
 
-  // The name of the file mapped at `address` when it was opened, if it has one still. Needs PROCMAP_QUERY.
+  // The name of the file mapped at `address` when it was opened, if it has one still.
   bool file_name(std::uint64_t address, std::span<char> name) const noexcept;
 
   // Pages of `range` must never migrate: query() says so and cuts mappings at its borders. Does not bring home what has
@@ -97,7 +97,7 @@ class AddressSpace {
   enum class Which : bool { kContaining, kContainingOrNext };
   std::optional<MappingInfo> find(std::uint64_t address, Which which) const noexcept;
   std::optional<MappingInfo> find_by_ioctl(std::uint64_t address, Which which) const noexcept;
-  std::optional<MappingInfo> find_in_file(std::uint64_t address, Which which) const noexcept;
+  std::optional<MappingInfo> find_in_file(std::uint64_t address, Which which, std::span<char> name) const noexcept;
   int read_pagemap(Range range, std::uint64_t* entries) const noexcept;
   void clip_to_exclusions(std::uint64_t address, MappingInfo* info) const noexcept;
 

@@ -292,48 +292,52 @@ TEST_F(FileMemoryTest, SharedMappingsSurviveAForkAndEndWithTheMirror) {
 }
 
 TEST_F(FileMemoryTest, ADescriptorIsFoundInThreeWays) {
-  auto space = AddressSpace::open();
-  ASSERT_TRUE(space);
-  char path[] = "/tmp/mirrorcl-test-XXXXXX";
-  UniqueFd fd(mkstemp(path));
-  ASSERT_EQ(ftruncate(fd.get(), 3 * kPageSize), 0);
-  const auto map = [&](int protection) {
-    return reinterpret_cast<std::uint64_t>(mmap(nullptr, 2 * kPageSize, protection, MAP_SHARED, fd.get(), kPageSize));
-  };
-  const std::uint64_t writable = map(PROT_READ | PROT_WRITE);
-  const std::uint64_t read_only = map(PROT_READ);
-  const auto found = [&](std::uint64_t address, unsigned way) {
-    const auto mapping = space->query(address);
-    const MappedFile file = open_mapped_file(*space, *mapping, way);
-    if (file.error != 0) return false;
-    EXPECT_EQ(file.size, 3 * kPageSize);
-    struct stat ours {};
-    struct stat theirs {};
-    EXPECT_EQ(fstat(fd.get(), &theirs), 0);
-    EXPECT_EQ(fstat(file.fd.get(), &ours), 0);
-    EXPECT_EQ(ours.st_ino, theirs.st_ino);
-    const bool writes = (fcntl(file.fd.get(), F_GETFL) & O_ACCMODE) == O_RDWR;
-    EXPECT_TRUE(writes || address == read_only);
-    return true;
-  };
-  for (std::uint64_t address : {writable, read_only}) {
-    EXPECT_TRUE(found(address, kByDescriptor));
-    EXPECT_TRUE(found(address, kByName));
-    if (geteuid() == 0) {  // needs a capability
-      EXPECT_TRUE(found(address, kByMapping));
+  for (const bool maps_file : {false, true}) {
+    SCOPED_TRACE(maps_file);
+    auto space = AddressSpace::open();
+    ASSERT_TRUE(space);
+    if (maps_file) space->use_maps_file();  // as before Linux 6.11
+    char path[] = "/tmp/mirrorcl\ntest-XXXXXX";
+    UniqueFd fd(mkstemp(path));
+    ASSERT_EQ(ftruncate(fd.get(), 3 * kPageSize), 0);
+    const auto map = [&](int protection) {
+      return reinterpret_cast<std::uint64_t>(mmap(nullptr, 2 * kPageSize, protection, MAP_SHARED, fd.get(), kPageSize));
+    };
+    const std::uint64_t writable = map(PROT_READ | PROT_WRITE);
+    const std::uint64_t read_only = map(PROT_READ);
+    const auto found = [&](std::uint64_t address, unsigned way) {
+      const auto mapping = space->query(address);
+      const MappedFile file = open_mapped_file(*space, *mapping, way);
+      if (file.error != 0) return false;
+      EXPECT_EQ(file.size, 3 * kPageSize);
+      struct stat ours {};
+      struct stat theirs {};
+      EXPECT_EQ(fstat(fd.get(), &theirs), 0);
+      EXPECT_EQ(fstat(file.fd.get(), &ours), 0);
+      EXPECT_EQ(ours.st_ino, theirs.st_ino);
+      const bool writes = (fcntl(file.fd.get(), F_GETFL) & O_ACCMODE) == O_RDWR;
+      EXPECT_TRUE(writes || address == read_only);
+      return true;
+    };
+    for (std::uint64_t address : {writable, read_only}) {
+      EXPECT_TRUE(found(address, kByDescriptor));
+      EXPECT_TRUE(found(address, kByName));
+      if (geteuid() == 0) {  // needs a capability
+        EXPECT_TRUE(found(address, kByMapping));
+      }
     }
+    // Another file of that name, and then none.
+    unlink(path);
+    UniqueFd other(open(path, O_RDWR | O_CREAT | O_EXCL, 0600));
+    EXPECT_FALSE(found(writable, kByName));
+    unlink(path);
+    EXPECT_FALSE(found(writable, kByName));
+    EXPECT_TRUE(found(writable, kByDescriptor));
+    fd.reset();
+    EXPECT_FALSE(open_mapped_file(*space, *space->query(writable), kByDescriptor).fd);
+    munmap(reinterpret_cast<void*>(writable), 2 * kPageSize);
+    munmap(reinterpret_cast<void*>(read_only), 2 * kPageSize);
   }
-  // Another file of that name, and then none.
-  unlink(path);
-  UniqueFd other(open(path, O_RDWR | O_CREAT | O_EXCL, 0600));
-  EXPECT_FALSE(found(writable, kByName));
-  unlink(path);
-  EXPECT_FALSE(found(writable, kByName));
-  EXPECT_TRUE(found(writable, kByDescriptor));
-  fd.reset();
-  EXPECT_FALSE(open_mapped_file(*space, *space->query(writable), kByDescriptor).fd);
-  munmap(reinterpret_cast<void*>(writable), 2 * kPageSize);
-  munmap(reinterpret_cast<void*>(read_only), 2 * kPageSize);
 }
 
 TEST_F(FileMemoryTest, TheSameInTheMapsFileOfOlderKernels) {
