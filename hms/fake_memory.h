@@ -77,11 +77,16 @@ class FakeHostMemory final : public HostMemory {
   std::vector<Told> told;              // every set_policy(), in order
   std::vector<int> set_policy_errors;  // what the next calls of set_policy() answer; then 0
   std::set<int> forbidden_nodes;       // may_use() is false
+  std::map<int, std::uint64_t> free;   // bytes, by node; others have no limit
 
   bool is_mapped(AddressRange range) const noexcept override {
     return pages_.mapped.start <= range.start && range.end <= pages_.mapped.end;
   }
   bool may_use(int node) const noexcept override { return !forbidden_nodes.contains(node); }
+  std::uint64_t free_bytes(int node) const noexcept override {
+    const auto found = free.find(node);
+    return found == free.end() ? ~std::uint64_t{0} : found->second;
+  }
   int set_policy(AddressRange range, const HostPolicy& policy) noexcept override {
     std::scoped_lock lock(pages_.mutex);
     int error = 0;

@@ -9,6 +9,7 @@
 #include <array>
 
 #include "base/raw_syscall.h"
+#include "hms/sysfs.h"
 
 namespace mirrorcl::hms {
 namespace {
@@ -64,6 +65,10 @@ class KernelHostMemory final : public HostMemory {
     if (result == -ENOSYS || result == -EPERM) return node == 0;
     auto index = static_cast<unsigned>(node);
     return result == 0 && (allowed[index / 64] >> index % 64 & 1U) != 0;
+  }
+
+  std::uint64_t free_bytes(int node) const noexcept override {
+    return node < 0 ? 0 : Sysfs("").free_memory(static_cast<std::uint32_t>(node)).value_or(~std::uint64_t{0});
   }
 
   int set_policy(AddressRange range, const HostPolicy& policy) noexcept override {

@@ -32,6 +32,8 @@ class HostMemory {
   virtual bool is_mapped(AddressRange range) const noexcept = 0;
   // This process may allocate memory of the node (cpusets and containers can forbid it).
   virtual bool may_use(int node) const noexcept = 0;
+  // Bytes that can be allocated on the node without swapping; all ones if nobody tells.
+  virtual std::uint64_t free_bytes(int node) const noexcept = 0;
   // Where pages of `range` are allocated from now on.
   virtual int set_policy(AddressRange range, const HostPolicy& policy) noexcept = 0;
   // Writes the node of each page from `start` on, or -1 where there is no page, to `nodes`.

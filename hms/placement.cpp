@@ -109,7 +109,25 @@ Result<void> PlacementMap::add_requester(const Topology& topology, const Placeme
     if (candidate.atomic) serving_[row + slots_.size()] = target;
   }
   reached_.push_back(reached);
+  order_own_first(topology, requester);
   return {};
+}
+
+void PlacementMap::order_own_first(const Topology& topology, Slot requester) {
+  const std::string& device = topology.initiator(requesters_[requester])->device;
+  if (device.empty()) return;
+  const auto begin = order_.begin() + static_cast<std::ptrdiff_t>(std::size_t{requester} * targets_.size());
+  const auto equal = [&](Slot a, Slot b) {
+    const Path& first = path(requester, a);
+    const Path& second = path(requester, b);
+    return first.bandwidth == second.bandwidth && first.latency == second.latency;
+  };
+  for (auto own = begin; own != begin + reached_[requester]; ++own) {
+    if (topology.target(target_uid(*own))->device != device) continue;
+    auto first = own;
+    while (first != begin && equal(*std::prev(first), *own)) --first;
+    std::rotate(first, own, std::next(own));
+  }
 }
 
 void PlacementMap::order_shared(Slot requester) {

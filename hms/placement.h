@@ -84,7 +84,8 @@ class HMS_API PlacementMap {
   std::span<const Slot> serving(Slot requester, bool atomic) const noexcept {
     return std::span(serving_).subspan((2 * std::size_t{requester} + (atomic ? 1 : 0)) * slots_.size(), slots_.size());
   }
-  // The targets that a requester reaches, best first: by bandwidth, then locality, then latency.
+  // The targets that a requester reaches, best first: by bandwidth, then locality, then latency; but of those with
+  // equal figures a device's own memory first.
   std::span<const Slot> best(Slot requester) const noexcept {
     return std::span(order_).subspan(std::size_t{requester} * targets_.size(), reached_[requester]);
   }
@@ -105,6 +106,7 @@ class HMS_API PlacementMap {
   ~PlacementMap() = default;
   Result<void> build(const Topology& topology, std::span<const PlacementRequester> requesters);
   Result<void> add_requester(const Topology& topology, const PlacementRequester& added);
+  void order_own_first(const Topology& topology, Slot requester);
   void order_shared(Slot requester);
   bool is_requester(Uid uid) const noexcept { return kinds_[uid] != 0; }
 

@@ -9,11 +9,14 @@
 
 #include <cstring>
 #include <random>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/unique_fd.h"
 #include "device/cpu/cpu_device.h"
+#include "hms/fake_memory.h"
 
 namespace mirrorcl::svm {
 namespace {
@@ -33,14 +36,12 @@ class MemoryOnlyDevice final : public device::CpuDevice {
   }
   std::uint64_t memory_in_use() const noexcept override { return 0; }
   int memory_fd() const noexcept override { return fd_.get(); }
-  Result<void> share(mirror::Range range) override {
-    shared.push_back(range);
-    return {};
-  }
-  Result<void> share_of(const device::CpuDevice& owner, mirror::Range range) override {
+  Result<void> share(mirror::Range range) override { return share_file(fd_.get(), range); }
+  Result<void> share_file(int memory, mirror::Range range) override {
     if (refuses) return mirrorcl::fail(ErrorCode::kSystem, "refused");
-    EXPECT_NE(&owner, this);
+    EXPECT_GE(memory, 0);
     shared.push_back(range);
+    files.push_back(memory);
     return {};
   }
   Result<void> unshare(mirror::Range range) override {
@@ -60,7 +61,8 @@ class MemoryOnlyDevice final : public device::CpuDevice {
     return value;
   }
   std::vector<mirror::Range> shared;
-  bool refuses = false;  // to share another device's memory
+  std::vector<int> files;  // that it was asked to share
+  bool refuses = false;
 
   // What the allocator never calls.
   int fault_fd() const noexcept override { return -1; }
@@ -267,6 +269,102 @@ TEST(AllocatorOfSeveralDevices, SharesTheFirstOnesMemoryWithAllOrWithNone) {
   *static_cast<std::byte*>(*memory) = std::byte{3};
   EXPECT_EQ(first.read(*memory), std::byte{3});
   EXPECT_EQ(second.resident_bytes() + third.resident_bytes(), 0U);
+}
+
+TEST(AllocatorOfSeveralDevices, EachOnesMemoryIsAPlaceOfItsOwn) {
+  MemoryOnlyDevice first(256 * kMiB);
+  MemoryOnlyDevice second(16 * kMiB);
+  device::CpuDevice* const devices[] = {&first, &second};
+  auto allocator = Allocator::create(devices);
+  ASSERT_TRUE(allocator.has_value());
+  auto memory = (*allocator)->allocate(10 * kMiB, 0, memory_of_device(1));
+  ASSERT_TRUE(memory.has_value()) << memory.error().message;
+  *static_cast<std::byte*>(*memory) = std::byte{3};
+  EXPECT_EQ(second.read(*memory), std::byte{3});
+  EXPECT_EQ(first.resident_bytes(), 0U);
+  EXPECT_EQ(first.files, std::vector<int>{second.memory_fd()}) << "the other maps it from there";
+  EXPECT_EQ((*allocator)->find(*memory)->place, memory_of_device(1));
+  EXPECT_EQ((*allocator)->free_bytes(memory_of_device(1)), 6 * kMiB);
+  EXPECT_EQ((*allocator)->free_bytes(memory_of_device(0)), 256 * kMiB);
+  EXPECT_EQ((*allocator)->allocate(7 * kMiB, 0, memory_of_device(1)).error().code, ErrorCode::kOutOfDeviceMemory);
+  EXPECT_TRUE((*allocator)->allocate(7 * kMiB, 0, memory_of_device(0)).has_value());
+  EXPECT_EQ((*allocator)->allocate(1, 0, memory_of_device(2)).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ((*allocator)->free_bytes(memory_of_device(2)), std::nullopt);
+  EXPECT_TRUE((*allocator)->free(*memory));
+  EXPECT_EQ((*allocator)->free_bytes(memory_of_device(1)), 16 * kMiB);
+}
+
+// Two nodes that do not exist.
+struct NodeAllocatorTest : testing::Test {
+  NodeAllocatorTest() {
+    for (int node = 0; node < 2; ++node) {
+      hms::Target memory;
+      memory.name = "node" + std::to_string(node);
+      memory.node = node;
+      EXPECT_TRUE(topology.add(memory));
+    }
+    device::CpuDevice* const devices[] = {&device};
+    allocator = std::move(*Allocator::create(devices, host));
+  }
+  hms::Topology topology;
+  hms::FakePages pages;
+  hms::FakeHostMemory host{pages, topology};
+  MemoryOnlyDevice device{256 * kMiB};
+  std::unique_ptr<Allocator> allocator;
+};
+
+TEST_F(NodeAllocatorTest, MemoryOfANodeIsBoundToItAtEachAllocation) {
+  auto memory = allocator->allocate(kMiB, 0, memory_of_node(1));
+  ASSERT_TRUE(memory.has_value()) << memory.error().message;
+  const auto start = reinterpret_cast<std::uint64_t>(*memory);
+  const hms::FakeHostMemory::Told bound{{start, start + kMiB}, hms::HostPolicy::Mode::kBind, {1}};
+  EXPECT_EQ(host.told, std::vector{bound});
+  ASSERT_EQ(device.files.size(), 1U);
+  EXPECT_NE(device.files[0], device.memory_fd()) << "the device maps it, and none of its memory is taken";
+  std::memset(*memory, 7, kMiB);
+  EXPECT_EQ(device.resident_bytes(), 0U);
+  EXPECT_EQ(allocator->free_bytes(memory_of_device(0)), 256 * kMiB);
+  EXPECT_TRUE(allocator->free(*memory));
+  auto again = allocator->allocate(kMiB, 0, memory_of_node(1));
+  ASSERT_EQ(again.value_or(nullptr), *memory);
+  EXPECT_EQ(host.told.size(), 2U) << "somebody may have changed the policy meanwhile";
+  EXPECT_EQ(static_cast<char*>(*again)[kMiB / 2], 0);
+}
+
+TEST_F(NodeAllocatorTest, AFullNodeRefusesAndCountsWhatIsStillToBeTouched) {
+  host.free[0] = 10 * kMiB;
+  EXPECT_EQ(allocator->allocate(11 * kMiB, 0, memory_of_node(0)).error().code, ErrorCode::kOutOfDeviceMemory);
+  ASSERT_TRUE(allocator->allocate(6 * kMiB, 0, memory_of_node(0)).has_value());
+  EXPECT_EQ(allocator->free_bytes(memory_of_node(0)), 4 * kMiB);
+  EXPECT_EQ(allocator->allocate(6 * kMiB, 0, memory_of_node(0)).error().code, ErrorCode::kOutOfDeviceMemory);
+  EXPECT_TRUE(allocator->allocate(6 * kMiB, 0, memory_of_node(1)).has_value());
+}
+
+TEST_F(NodeAllocatorTest, RefusesWhatTheSystemForbids) {
+  host.forbidden_nodes = {1};
+  EXPECT_EQ(allocator->allocate(kMiB, 0, memory_of_node(1)).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(allocator->free_bytes(memory_of_node(1)), std::nullopt);
+  host.set_policy_errors = {-EPERM};
+  EXPECT_EQ(allocator->allocate(kMiB, 0, memory_of_node(0)).error().code, ErrorCode::kNotSupported);
+  EXPECT_TRUE(allocator->allocate(kMiB, 0, memory_of_node(0)).has_value());
+}
+
+TEST_F(NodeAllocatorTest, TellsWhichPagesHaveMemory) {
+  auto* on_device = static_cast<char*>(allocator->allocate(64 << 10, 0, memory_of_device(0)).value());
+  auto* on_node = static_cast<char*>(allocator->allocate(64 << 10, 0, memory_of_node(1)).value());
+  on_device[4096] = 1;
+  on_node[3 * 4096] = 1;
+  std::vector<std::pair<std::uint64_t, Place>> seen;
+  for (const char* start : {on_device, on_node}) {
+    allocator->visit_resident({reinterpret_cast<std::uint64_t>(start), 64 << 10}, [&](mirror::Range run, Place place) {
+      EXPECT_EQ(run.size, 4096U);
+      seen.emplace_back(run.start, place);
+    });
+  }
+  const std::vector<std::pair<std::uint64_t, Place>> expected{
+      {reinterpret_cast<std::uint64_t>(on_device + 4096), memory_of_device(0)},
+      {reinterpret_cast<std::uint64_t>(on_node + 3 * 4096), memory_of_node(1)}};
+  EXPECT_EQ(seen, expected);
 }
 
 TEST(AllocatorOfSharedPageTables, HandsOutPlainMemoryThatIsZeroAgainAfterUse) {

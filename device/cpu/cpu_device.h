@@ -25,8 +25,8 @@ namespace mirrorcl::device {
 struct CpuDeviceOptions {
   std::uint32_t compute_units = 0;  // 0: the CPUs this process may run on
   std::uint64_t memory_size = 0;    // bytes that may be resident; 0: half of RAM
-  // The CPU does not map device memory, as behind PCIe: a CPU access brings a page home, and pages that go back and forth
-  // are shared in host memory. Memory shared from birth is mapped by both all the same.
+  // The CPU does not map device memory, as behind PCIe: a CPU access brings a page home, and pages that go back and
+  // forth are shared in host memory. Memory shared from birth is mapped by both all the same.
   bool private_memory = false;
   std::uint32_t spin_us = 50;
   std::string firmware;  // path; empty: private_file("mirrorcl-firmware")
@@ -57,7 +57,13 @@ class CpuDevice : public mirror::DeviceOperations {
     return mirrorcl::fail(ErrorCode::kNotSupported, "this device cannot map another one's memory");
   }
 
-  // The opposite of both, before the range's addresses are used for anything else: D faults on it again. Memory of this
+  // The same for any memory file whose offset is the address: a device's own, another's, or the host's. It must stay
+  // open as long as the device lives.
+  virtual Result<void> share_file(int /*memory*/, mirror::Range /*range*/) {
+    return mirrorcl::fail(ErrorCode::kNotSupported, "this device cannot map memory files");
+  }
+
+  // The opposite of all, before the range's addresses are used for anything else: D faults on it again. Memory of this
   // device in the range is freed.
   virtual Result<void> unshare(mirror::Range /*range*/) {
     return mirrorcl::fail(ErrorCode::kNotSupported, "this device cannot take shared memory back");

@@ -167,12 +167,16 @@ int MirroredDevice::map_shared(const SharedRange& shared) noexcept {
 }
 
 Result<void> MirroredDevice::share(Range range) {
-  return share_of(*this, range);
+  return share_file(memory_.get(), range);
 }
 
 Result<void> MirroredDevice::share_of(const CpuDevice& owner, Range range) {
+  return share_file(owner.memory_fd(), range);
+}
+
+Result<void> MirroredDevice::share_file(int memory, Range range) {
   std::scoped_lock lock(host_->mutex);
-  const SharedRange shared{range, owner.memory_fd()};
+  const SharedRange shared{range, memory};
   if (shared.memory < 0) return mirrorcl::fail(ErrorCode::kNotSupported, "the device has no memory to be shared");
   if (int error = map_shared(shared); error != 0) return fail_errno("sharing memory with the device", -error);
   host_->shared.add(range, shared.memory);

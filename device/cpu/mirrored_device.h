@@ -45,6 +45,7 @@ class MirroredDevice final : public CpuDeviceImpl {
   // --- application threads
   Result<void> share(mirror::Range range) override;
   Result<void> share_of(const CpuDevice& owner, mirror::Range range) override;
+  Result<void> share_file(int memory, mirror::Range range) override;
   Result<void> unshare(mirror::Range range) override;
   void after_fork_in_child() noexcept override;
 
