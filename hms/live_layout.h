@@ -7,9 +7,9 @@
 // trace the process (as for /proc/PID/mem), and nothing is left behind when the process ends.
 //
 // Layout, version 1. Little endian, natural alignment. The header says where the tables lie (`Table`); a reader steps
-// by their `stride`, so entries may grow at their end without a new version. Fields of a table's entries that a reader
-// does not find (stride too small) do not exist; it ignores those it does not know. What cannot be read so has another
-// version.
+// by their `stride`, so entries may grow at their end without a new version, and so may the header, which tells its
+// size. Fields of a table's entries that a reader does not find (stride too small) do not exist; it ignores those it
+// does not know. What cannot be read so has another version.
 //
 //   table            entry            written by
 //   counter_names    Name             at start
@@ -19,6 +19,7 @@
 //   blocks           Block            the service thread, under the entry's sequence; unused ones have base 0
 //   devices          Device           when a device is joined, under the entry's sequence
 //   topology         char             an application thread, under Header::topology_sequence
+//   allocations      Decision         an application thread, as decisions; a ring of its own
 //
 // A sequence is odd while what it guards is being written. A reader copies it, then the entry, then the sequence again,
 // and takes the entry if both are the same even number.
@@ -61,6 +62,9 @@ struct Header {
   std::uint32_t topology_sequence;  // odd while the topology is being written; 0: none yet
   std::uint32_t topology_size;      // characters, as hms::to_json() writes it
   std::uint32_t reserved;
+  // --- not in the first MirrorCL's
+  Table allocations;
+  std::uint64_t allocations_made;  // the newest is allocations[(allocations_made - 1) % count]
 };
 
 inline constexpr std::size_t kNameSize = 40;
@@ -108,6 +112,7 @@ struct Decision {
   static constexpr std::uint8_t kEvicts = 1;      // something else had to leave first
   static constexpr std::uint8_t kHasPolicy = 2;   // the program had asked for something here
   static constexpr std::uint8_t kReadMostly = 4;  // this, among others
+  static constexpr std::uint8_t kAllocation = 8;  // of SVM memory or a buffer, which lies there until it is freed
   static constexpr std::size_t kBindListed = 4;
 
   std::uint32_t sequence;

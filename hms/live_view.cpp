@@ -25,6 +25,7 @@ namespace {
 
 // No honest object comes near; a dishonest one must not cost all memory.
 constexpr std::uint64_t kLargestObject = std::uint64_t{256} << 20;
+constexpr std::size_t kFirstHeaderSize = offsetof(live::Header, allocations);
 // Tries at a part that is being written whenever it is looked at.
 constexpr int kTries = 20;
 
@@ -136,21 +137,29 @@ bool read_histograms(const Reader& reader, const live::Header& header, LiveState
   return true;
 }
 
-bool read_decisions(const Reader& reader, const live::Header& header, LiveState* state) {
-  const std::uint32_t size = header.decisions.count;
-  state->decisions_made = header.decisions_made;
+// The ring `table`, of which `made` entries have been written so far.
+bool read_ring(const Reader& reader, const live::Table& table, std::uint64_t made, std::vector<LiveDecision>* result) {
+  const std::uint32_t size = table.count;
   if (size == 0) return false;
-  const auto filled = static_cast<std::uint32_t>(std::min<std::uint64_t>(size, header.decisions_made));
+  const auto filled = static_cast<std::uint32_t>(std::min<std::uint64_t>(size, made));
   std::vector<live::Decision> entries;
   std::vector<bool> whole;
-  if (!reader.guarded(header.decisions, filled, &entries, &whole)) return false;
-  for (std::uint64_t n = header.decisions_made - filled; n < header.decisions_made; ++n) {
+  if (!reader.guarded(table, filled, &entries, &whole)) return false;
+  for (std::uint64_t n = made - filled; n < made; ++n) {
     const live::Decision& entry = entries[n % size];
     // Overwritten since the header was read, if it is not of this lap.
     if (!whole[n % size] || entry.sequence != static_cast<std::uint32_t>(2 * (n / size + 1))) continue;
-    state->decisions.push_back({entry, n});
+    result->push_back({entry, n});
   }
   return true;
+}
+
+bool read_decisions(const Reader& reader, const live::Header& header, LiveState* state) {
+  state->decisions_made = header.decisions_made;
+  if (!read_ring(reader, header.decisions, header.decisions_made, &state->decisions)) return false;
+  // An older MirrorCL tells of none.
+  return header.allocations_made == 0 ||
+         read_ring(reader, header.allocations, header.allocations_made, &state->allocations);
 }
 
 bool read_blocks(const Reader& reader, const live::Header& header, LiveState* state) {
@@ -175,8 +184,12 @@ bool read_devices(const Reader& reader, const live::Header& header, LiveState* s
   return true;
 }
 
+// What an older header does not have is zero.
 bool read_header(const Reader& reader, live::Header* header) {
-  return reader.read(0, header, sizeof *header);
+  *header = {};
+  if (!reader.read(0, header, kFirstHeaderSize)) return false;
+  if (header->size <= kFirstHeaderSize) return true;
+  return reader.read(0, header, std::min<std::size_t>(header->size, sizeof *header));
 }
 
 // A topology that cannot be had is no error: names and figures are missing then.

@@ -58,9 +58,10 @@ struct LiveState {
   std::vector<std::pair<std::string, std::uint64_t>> counters;
   std::vector<LiveHistogram> histograms;
   std::uint64_t decisions_made = 0;
-  std::vector<LiveDecision> decisions;  // the last ones, oldest first
-  std::vector<live::Block> blocks;      // by address
-  std::uint64_t blocks_unlisted = 0;    // how often the process had no room to list a block
+  std::vector<LiveDecision> decisions;    // the last ones, oldest first
+  std::vector<LiveDecision> allocations;  // likewise: decisions where SVM memory and buffers lie
+  std::vector<live::Block> blocks;        // by address
+  std::uint64_t blocks_unlisted = 0;      // how often the process had no room to list a block
   std::vector<LiveDevice> devices;
   std::optional<Topology> topology;  // that uids refer to; nothing: not published yet
 

@@ -28,6 +28,7 @@ struct Object {
   live::Decision decisions[4];
   live::Block blocks[4];
   live::Device devices[2];
+  live::Decision allocations[2];
   char topology[1 << 15];
 };
 
@@ -53,6 +54,11 @@ Object good_object() {
   o.header.blocks = table(o.blocks);
   o.header.devices = table(o.devices);
   o.header.topology = table(o.topology);
+  o.header.allocations = table(o.allocations);
+  o.header.allocations_made = 1;
+  o.allocations[0].sequence = 2;
+  o.allocations[0].address = 0x5000;
+  o.allocations[0].flags = live::Decision::kAllocation;
   set_text(o.names[0].text, "faults");
   set_text(o.names[1].text, "\033[31mred\n");
   o.counters[0] = 7;
@@ -108,12 +114,26 @@ TEST(LiveViewTest, ReadsWhatTheLayoutSays) {
   ASSERT_EQ(state->decisions.size(), 3U) << "without the one that is being written";
   EXPECT_EQ(state->decisions[0].number, 2U);
   EXPECT_EQ(state->decisions[2].address, 4 * 4096U);
+  ASSERT_EQ(state->allocations.size(), 1U);
+  EXPECT_EQ(state->allocations[0].address, 0x5000U);
   ASSERT_EQ(state->blocks.size(), 2U);
   EXPECT_EQ(state->blocks[0].base, 0x200000U);
   EXPECT_EQ(state->block(0x3fffff), &state->blocks[0]);
   EXPECT_EQ(state->block(0x400000), nullptr);
   EXPECT_EQ(state->block(0x3fffff)->devices[0].coherent, 7U);
   ASSERT_EQ(state->devices.size(), 1U);
+  EXPECT_EQ(state->topology, reference_machine());
+}
+
+// Its header ended earlier, and what follows it is something else.
+TEST(LiveViewTest, ReadsWhatAnOlderMirrorPublishes) {
+  Object object = good_object();
+  object.header.size = offsetof(live::Header, allocations);
+  std::memset(&object.header.allocations, 0xee, sizeof object.header - object.header.size);
+  const auto state = read(&object, sizeof object);
+  ASSERT_TRUE(state) << state.error().message;
+  EXPECT_EQ(state->decisions.size(), 3U);
+  EXPECT_TRUE(state->allocations.empty());
   EXPECT_EQ(state->topology, reference_machine());
 }
 

@@ -32,6 +32,7 @@ struct Live::Object {
   alignas(64) layout::Device devices[layout::kMaxDevices];
   alignas(kPageSize) layout::Decision decisions[kDecisions];
   alignas(kPageSize) layout::Block blocks[kBlocks];
+  alignas(kPageSize) layout::Decision allocations[kAllocations];
   alignas(kPageSize) char topology[kTopologySize];
 };
 
@@ -78,7 +79,7 @@ Live::Object* Live::place(PinnedArena& arena, UniqueFd* file) {
   if (!shared()) {
     log_info("other processes cannot see this one's statistics: {}", strerror(errno));
     file->reset();
-    memset(memory, 0, sizeof(Object));
+    memset(memory, 0, offsetof(Object, topology));
     return new (memory) Object;
   }
   // A forked child would write into its parent's.
@@ -87,7 +88,8 @@ Live::Object* Live::place(PinnedArena& arena, UniqueFd* file) {
   if (fcntl(file->get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     fcntl(file->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   }
-  // The service thread need not be the first to touch what it writes most.
+  // The service thread need not be the first to touch what it writes most. Of the others only what is used takes
+  // memory.
   madvise(memory, offsetof(Object, blocks), MADV_POPULATE_WRITE);
   return new (memory) Object;
 }
@@ -111,6 +113,7 @@ Live::Live(PinnedArena& arena) : object_(place(arena, &file_)), counters_(object
   header.blocks = table_of(object_->blocks);
   header.devices = table_of(object_->devices);
   header.topology = table_of(object_->topology);
+  header.allocations = table_of(object_->allocations);
   for (std::size_t i = 0; i < Counters::kAll; ++i) {
     copy_name(object_->counter_names[i].text, layout::kNameSize, Counters::name(i));
   }
@@ -133,14 +136,13 @@ Live::~Live() {
   store(object_->header.ended, std::uint32_t{1}, std::memory_order_release);
 }
 
-void Live::note_decision(const DecisionNote& note) noexcept {
-  static_assert((kDecisions & (kDecisions - 1)) == 0);
+layout::Decision Live::decision_of(const DecisionNote& note, std::uint64_t time_ns) noexcept {
   layout::Decision decision{};
   decision.action = static_cast<std::uint8_t>(note.action);
   decision.reason = static_cast<std::uint8_t>(note.reason);
   decision.access = static_cast<std::uint8_t>(note.access);
   decision.flags = note.evicts ? layout::Decision::kEvicts : std::uint8_t{0};
-  decision.time_ns = now_ns_;
+  decision.time_ns = time_ns;
   decision.address = note.range.start;
   decision.pages = static_cast<std::uint32_t>(note.range.size / kPageSize);
   decision.requester = note.requester;
@@ -157,9 +159,22 @@ void Live::note_decision(const DecisionNote& note) noexcept {
     const std::size_t listed = std::min(policy.bind.size(), layout::Decision::kBindListed);
     for (std::size_t i = 0; i < listed; ++i) decision.bind[i] = policy.bind[i];
   }
+  return decision;
+}
+
+void Live::note_decision(const DecisionNote& note) noexcept {
+  static_assert((kDecisions & (kDecisions - 1)) == 0);
   const auto lap = static_cast<std::uint32_t>(decisions_ / kDecisions);
-  write_entry(object_->decisions[decisions_ % kDecisions], decision, 2 * (lap + 1));
+  write_entry(object_->decisions[decisions_ % kDecisions], decision_of(note, now_ns_), 2 * (lap + 1));
   store(object_->header.decisions_made, ++decisions_, std::memory_order_release);
+}
+
+void Live::note_allocation(const DecisionNote& note) noexcept {
+  layout::Decision decision = decision_of(note, now_ns());
+  decision.flags |= layout::Decision::kAllocation;
+  const auto lap = static_cast<std::uint32_t>(allocations_ / kAllocations);
+  write_entry(object_->allocations[allocations_ % kAllocations], decision, 2 * (lap + 1));
+  store(object_->header.allocations_made, ++allocations_, std::memory_order_release);
 }
 
 void Live::note_value(Kind kind, std::uint64_t value) noexcept {

@@ -23,7 +23,8 @@ class Live {
  public:
   static constexpr std::uint32_t kDecisions = 4096;
   static constexpr std::uint32_t kBlocks = 32'768;  // 64 GiB that devices have a part of
-  static constexpr std::uint32_t kTopologySize = 1 << 20;
+  static constexpr std::uint32_t kAllocations = 1024;
+  static constexpr std::uint32_t kTopologySize = 64 << 20;  // only what is used takes memory
 
   // Its memory comes from `arena`. If no shared memory object can be had (told in the log), everything works, and
   // nobody else can look. Locking: before the threads start.
@@ -78,6 +79,9 @@ class Live {
   // Device `index` of this mirror, and what it is in the topology.
   void publish_device(std::uint32_t index, std::string_view name, hms::Uid initiator, hms::Uid target,
                       std::uint64_t memory_size) noexcept;
+  // SVM memory or a buffer has been allocated as the note says.
+  void note_allocation(const DecisionNote& note) noexcept;
+
   // Device `index` has left.
   void withdraw_device(std::uint32_t index) noexcept;
   // The topology that uids refer to, as hms::to_json() writes it; one that is too long is left out.
@@ -96,12 +100,14 @@ class Live {
   struct Object;
 
   static Object* place(PinnedArena& arena, UniqueFd* file);
+  static hms::live::Decision decision_of(const DecisionNote& note, std::uint64_t time_ns) noexcept;
   void note_value(Kind kind, std::uint64_t value) noexcept;
 
   UniqueFd file_;
   Object* object_;
   Counters counters_;
-  std::uint64_t decisions_ = 0;  // made so far
+  std::uint64_t decisions_ = 0;    // made so far
+  std::uint64_t allocations_ = 0;  // likewise
   std::uint64_t now_ns_ = 0;
   std::uint64_t pages_ = 0;              // that changed sides since begin()
   std::uint32_t free_block_ = kNoBlock;  // linked through `reserved`

@@ -75,7 +75,7 @@ TEST_F(LiveTest, HeaderSaysWhereEverythingLies) {
   EXPECT_EQ(header().version, layout::kVersion);
   EXPECT_EQ(header().pid, getpid());
   for (const layout::Table& table : {header().counter_names, header().counters, header().histograms, header().decisions,
-                                     header().blocks, header().devices, header().topology}) {
+                                     header().blocks, header().devices, header().topology, header().allocations}) {
     EXPECT_GE(table.offset, sizeof(layout::Header));
     EXPECT_NE(table.count, 0U);
     EXPECT_LE(table.offset + std::uint64_t{table.count} * table.stride, size_);
@@ -201,6 +201,32 @@ TEST_F(LiveTest, TableOfBlocksHasAnEnd) {
   EXPECT_EQ(live_->list_block(base + kBlockSize), nullptr);
   EXPECT_EQ(header().blocks_unlisted, 1U);
   live_->unlist_block(nullptr);
+}
+
+TEST_F(LiveTest, AllocationsHaveARingOfTheirOwn) {
+  for (std::uint32_t i = 0; i < Live::kAllocations + 1; ++i) {
+    live_->note_allocation({.range = {0x10'0000 + i * kPageSize, kPageSize}, .requester = 8, .to = 3});
+  }
+  EXPECT_EQ(header().allocations_made, Live::kAllocations + 1);
+  EXPECT_EQ(header().decisions_made, 0U);
+  const auto& newest = entry<layout::Decision>(header().allocations, 0);
+  EXPECT_EQ(newest.address, 0x10'0000 + Live::kAllocations * kPageSize);
+  EXPECT_EQ(newest.sequence, 4U) << "its second lap";
+  EXPECT_EQ(newest.flags, layout::Decision::kAllocation);
+  EXPECT_EQ(entry<layout::Decision>(header().allocations, 1).sequence, 2U);
+}
+
+// What is not used of the room for it takes no memory.
+TEST_F(LiveTest, TopologiesOfManyMebibytesArePublished) {
+  struct stat status {};
+  ASSERT_EQ(fstat(file_.get(), &status), 0);
+  const auto before = status.st_blocks * 512;
+  const std::string json(10 << 20, 'x');
+  live_->publish_topology(json);
+  EXPECT_EQ(header().topology_size, json.size());
+  EXPECT_EQ(entry<char>(header().topology, json.size() - 1), 'x');
+  ASSERT_EQ(fstat(file_.get(), &status), 0);
+  EXPECT_LT(status.st_blocks * 512 - before, 12 << 20);
 }
 
 TEST_F(LiveTest, DevicesAndTopologyArePublished) {

@@ -152,6 +152,16 @@ class MirrorHandle final : public Mirror {
     OrderedLock lock(publish_, LockOrder::kPublish);
     service_->live().publish_topology(json);
   }
+  void note_allocation(const AllocationNote& note) noexcept override {
+    if (!alive()) return;
+    OrderedLock lock(publish_, LockOrder::kPublish);
+    const auto place = std::find(published_.begin(), published_.end(), note.device);
+    if (place == published_.end()) return;
+    const auto index = static_cast<std::uint32_t>(place - published_.begin());
+    const hms::Uid target = note.target != hms::kNoUid ? note.target : hms::live::device_memory(index);
+    service_->live().note_allocation({note.range, hms::live::device_initiator(index), hms::live::kNowhere, target,
+                                      note.access, hms::Action::kMove, note.reason, false, &note.policy});
+  }
   Result<void> place_by(const hms::Topology& topology, std::span<const DeviceUids> devices) override {
     if (!alive()) return fail(ErrorCode::kDeviceLost, "the mirror does not live in a forked child");
     OrderedLock lock(publish_, LockOrder::kPublish);

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "hms/placement.h"
 #include "hms/policy.h"
 #include "hms/topology.h"
 #include "mirror/device/operations.h"
@@ -109,6 +110,17 @@ class Mirror {
   virtual void publish_device(const DeviceOperations& device, std::string_view name, hms::Uid initiator,
                               hms::Uid target) noexcept = 0;
   virtual void publish_topology(std::string_view json) noexcept = 0;
+  // Memory that is coherent from birth has been allocated for `device`, which is attached, as `decision` says:
+  // `target` is where it lies (kNoUid: in the device's own memory), `policy` what the program asked for.
+  struct AllocationNote {
+    Range range;  // pages
+    const DeviceOperations* device;
+    hms::Uid target = hms::kNoUid;
+    hms::Access access = hms::Access::kWrite;
+    hms::Reason reason = hms::Reason::kFirstTouch;
+    hms::Policy policy{};
+  };
+  virtual void note_allocation(const AllocationNote& note) noexcept = 0;
 };
 
 }  // namespace mirrorcl::mirror

@@ -3,7 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "hms/live_view.h"
 #include "hms/placement.h"
@@ -94,9 +98,14 @@ std::string policy_text(const LiveState& state, const LiveDecision& decision) {
 
 std::string decision_text(const LiveState& state, const LiveDecision& decision) {
   std::string text = fmt::format("{} ago ", time_text(state.read_ns - std::min(decision.time_ns, state.read_ns)));
-  if (!was_asked_for(decision))
-    text += fmt::format("{} {} it: ", state.name_of(decision.requester), verb_of(decision.access));
-  text += action_text(state, decision);
+  if ((decision.flags & live::Decision::kAllocation) != 0) {
+    text += fmt::format("the program allocated it for {}: it lies in {}", state.name_of(decision.requester),
+                        state.name_of(decision.to));
+  } else {
+    if (!was_asked_for(decision))
+      text += fmt::format("{} {} it: ", state.name_of(decision.requester), verb_of(decision.access));
+    text += action_text(state, decision);
+  }
   if (decision.pages > 1) text += fmt::format(", with {} pages around it", decision.pages - 1);
   if ((decision.flags & live::Decision::kEvicts) != 0) text += ", for which something else had to leave";
   return fmt::format("{}.\n    Because: {}.\n    Policy: {}.\n", text, reason_text(decision),
@@ -147,6 +156,18 @@ std::string alternatives_text(const LiveState& state, std::span<const LiveDecisi
   return text;
 }
 
+// The newest first.
+std::vector<LiveDecision> decisions_about(const LiveState& state, std::uint64_t address, std::size_t most) {
+  std::vector<LiveDecision> about;
+  for (const auto* kind : {&state.decisions, &state.allocations}) {
+    std::ranges::copy_if(*kind, std::back_inserter(about), [&](const auto& one) { return concerns(one, address); });
+  }
+  std::ranges::stable_sort(about, std::greater{},
+                           [](const LiveDecision& one) { return std::pair(one.time_ns, one.number); });
+  if (about.size() > most) about.resize(most);
+  return about;
+}
+
 Result<void> explain(const Options& options) {
   const auto address = address_named(options.address);
   if (!address) return tl::unexpected<Error>(address.error());
@@ -157,10 +178,7 @@ Result<void> explain(const Options& options) {
   const auto state = view->read();
   if (!state) return tl::unexpected<Error>(state.error());
 
-  std::vector<LiveDecision> about;  // newest first
-  for (auto it = state->decisions.rbegin(); it != state->decisions.rend() && about.size() < options.most; ++it) {
-    if (concerns(*it, *address)) about.push_back(*it);
-  }
+  const std::vector<LiveDecision> about = decisions_about(*state, *address, options.most);
   std::string text = fmt::format("process {} ({}): {:#x} {}.\n", state->pid, state->command, *address,
                                  place_text(&*state, *address, *page));
   if (about.empty()) {
