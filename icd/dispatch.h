@@ -29,6 +29,9 @@ cl_int CL_API_CALL clIcdSetPlatformDispatchDataKHR(cl_platform_id platform, void
 cl_int CL_API_CALL clGetMirrorStatisticsMIRRORCL(cl_device_id device, size_t size,
                                                  cl_mirror_statistics_mirrorcl* statistics, size_t* size_ret);
 
+void* CL_API_CALL clSVMAllocWithPropertiesMIRRORCL(cl_context context,
+                                                   const cl_svm_alloc_properties_mirrorcl* properties,
+                                                   cl_svm_mem_flags flags, size_t size, cl_int* errcode_ret);
 cl_int CL_API_CALL clGetMemoryTargetsMIRRORCL(cl_device_id device, cl_uint num_entries,
                                               cl_memory_target_info_mirrorcl* targets, cl_uint* num_targets);
 cl_int CL_API_CALL clBindMemoryMIRRORCL(cl_device_id device, const void* pointer, size_t size,

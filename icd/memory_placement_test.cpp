@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <span>
 #include <string>
 #include <vector>
@@ -150,6 +151,39 @@ TEST_F(MemoryPlacement, SvmAllocationsLiveOnTheDevice) {
   for (std::size_t page = 0; page < 64; ++page) memory[page * kPage] = 1;
   EXPECT_EQ(residency(memory, 64 * kPage, {own_})[0], 64U);
   cl().clSVMFree(context, memory);
+}
+
+// Of one device, also the ATS device; icd/allocation_test.cpp has the rest.
+TEST_F(MemoryPlacement, BuffersLieInTheTargetThatIsListed) {
+  const cl_mem_properties list[] = {CL_MEM_TARGETS_MIRRORCL, host_, CL_MEMORY_TARGETS_END_MIRRORCL, 0};
+  cl_int error = 1;
+  cl_mem buffer = cl().clCreateBufferWithProperties(context, list, CL_MEM_READ_WRITE, 8 * kPage, nullptr, &error);
+  ASSERT_EQ(error, CL_SUCCESS);
+  cl_uint target = kNone;
+  EXPECT_EQ(cl().clGetMemObjectInfo(buffer, CL_MEM_ALLOCATED_TARGET_MIRRORCL, sizeof target, &target, nullptr),
+            CL_SUCCESS);
+  EXPECT_EQ(target, host_);
+  cl_command_queue queue = cl().clCreateCommandQueueWithProperties(context, device, nullptr, &error);
+  auto* bytes = static_cast<char*>(
+      cl().clEnqueueMapBuffer(queue, buffer, CL_TRUE, CL_MAP_WRITE, 0, 8 * kPage, 0, nullptr, nullptr, &error));
+  ASSERT_EQ(error, CL_SUCCESS);
+  bytes[0] = bytes[7 * kPage] = 1;
+  EXPECT_EQ(residency(bytes, 8 * kPage, {host_}), (std::vector<cl_ulong>{2, 0, 6}));
+  EXPECT_EQ(cl().clEnqueueUnmapMemObject(queue, buffer, bytes, 0, nullptr, nullptr), CL_SUCCESS);
+  EXPECT_EQ(cl().clReleaseCommandQueue(queue), CL_SUCCESS);
+  EXPECT_EQ(cl().clReleaseMemObject(buffer), CL_SUCCESS);
+}
+
+TEST_F(MemoryPlacement, DeviceQueriesNameTheMemoryThatIsBestForIt) {
+  cl_uint target = kNone;
+  ASSERT_EQ(cl().clGetDeviceInfo(device, CL_DEVICE_MEMORY_TARGET_MIRRORCL, sizeof target, &target, nullptr),
+            CL_SUCCESS);
+  EXPECT_EQ(target, own_ != kNone ? own_ : host_);
+  cl_bool unified = 2;
+  ASSERT_EQ(cl().clGetDeviceInfo(device, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof unified, &unified, nullptr), CL_SUCCESS);
+  const char* kind = getenv("MIRRORCL_DEVICE_MEMORY_KIND");
+  const bool is_private = own_ != kNone && kind != nullptr && std::string(kind) == "private";
+  EXPECT_EQ(unified, is_private ? CL_FALSE : CL_TRUE);
 }
 
 TEST_F(MemoryPlacement, BindsAndUnbinds) {

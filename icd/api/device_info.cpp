@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <optional>
 
+#include "CL/cl_ext_mirrorcl.h"
 #include "icd/api/guard.h"
 #include "icd/core/capabilities.h"
 #include "icd/core/device.h"
 #include "icd/core/machine.h"
+#include "icd/core/memory_placement.h"
 #include "icd/core/platform.h"
 #include "icd/core/printed_text.h"
 
@@ -53,13 +55,13 @@ Answer about_machine(cl_device_id device, cl_device_info name, const Info& info)
     case CL_DEVICE_ERROR_CORRECTION_SUPPORT:
       return info.value<cl_bool>(CL_FALSE);  // nobody can tell from user space
     case CL_DEVICE_HOST_UNIFIED_MEMORY:
-      return info.value<cl_bool>(CL_TRUE);
+      return info.value<cl_bool>(facts.unified_memory);
     case CL_DEVICE_GLOBAL_MEM_SIZE:
       return info.value<cl_ulong>(facts.memory_size);
     case CL_DEVICE_MAX_MEM_ALLOC_SIZE:
-      return info.value<cl_ulong>(facts.memory_size / 2);
+      return info.value<cl_ulong>(device->max_allocation());
     case CL_DEVICE_MAX_CONSTANT_BUFFER_SIZE:
-      return info.value<cl_ulong>(facts.memory_size / 2);
+      return info.value<cl_ulong>(device->max_allocation());
     case CL_DEVICE_GLOBAL_MEM_CACHE_TYPE:
       return info.value<cl_device_mem_cache_type>(facts.cache_size != 0 ? CL_READ_WRITE_CACHE : CL_NONE);
     case CL_DEVICE_GLOBAL_MEM_CACHE_SIZE:
@@ -263,6 +265,50 @@ Answer about_missing(cl_device_info name, const Info& info) {
   }
 }
 
+cl_uint source_of(const std::optional<mirrorcl::hms::Value>& figure) {
+  if (!figure) return CL_FIGURE_UNKNOWN_MIRRORCL;
+  switch (figure->source) {
+    case mirrorcl::hms::Source::kAssumed:
+      return CL_FIGURE_ASSUMED_MIRRORCL;
+    case mirrorcl::hms::Source::kFirmware:
+      return CL_FIGURE_FIRMWARE_MIRRORCL;
+    case mirrorcl::hms::Source::kMeasured:
+      return CL_FIGURE_MEASURED_MIRRORCL;
+    case mirrorcl::hms::Source::kConfigured:
+      return CL_FIGURE_CONFIGURED_MIRRORCL;
+  }
+  return CL_FIGURE_UNKNOWN_MIRRORCL;
+}
+
+cl_ulong number_of(const std::optional<mirrorcl::hms::Value>& figure) {
+  return figure ? figure->number : 0;
+}
+
+// cl_mirrorcl_hms: what the topology says of the device, for which it must run.
+Answer about_placement(cl_device_id device, cl_device_info name, const Info& info) {
+  if (name < CL_DEVICE_INITIATOR_MIRRORCL || name > CL_DEVICE_MEMORY_LATENCY_SOURCE_MIRRORCL) return std::nullopt;
+  if (!device->runtime()) return CL_DEVICE_NOT_AVAILABLE;
+  const auto placement = MemoryPlacement::get();
+  if (!placement) return report(placement.error());
+  const MemoryPlacement::DeviceFigures figures = (*placement)->figures(device->index());
+  switch (name) {
+    case CL_DEVICE_INITIATOR_MIRRORCL:
+      return info.value<cl_uint>(figures.initiator);
+    case CL_DEVICE_MEMORY_TARGET_MIRRORCL:
+      return info.value<cl_uint>(figures.target);
+    case CL_DEVICE_MEMORY_NUMA_NODE_MIRRORCL:
+      return info.value<cl_int>(figures.node);
+    case CL_DEVICE_MEMORY_BANDWIDTH_MIRRORCL:
+      return info.value<cl_ulong>(number_of(figures.bandwidth));
+    case CL_DEVICE_MEMORY_LATENCY_MIRRORCL:
+      return info.value<cl_ulong>(number_of(figures.latency));
+    case CL_DEVICE_MEMORY_BANDWIDTH_SOURCE_MIRRORCL:
+      return info.value<cl_uint>(source_of(figures.bandwidth));
+    default:
+      return info.value<cl_uint>(source_of(figures.latency));
+  }
+}
+
 }  // namespace
 
 extern "C" cl_int CL_API_CALL clGetDeviceInfo(cl_device_id device, cl_device_info param_name, size_t param_value_size,
@@ -273,6 +319,7 @@ extern "C" cl_int CL_API_CALL clGetDeviceInfo(cl_device_id device, cl_device_inf
     if (const Answer answer = about_driver(device, param_name, info)) return *answer;
     if (const Answer answer = about_execution(device, param_name, info)) return *answer;
     if (const Answer answer = about_missing(param_name, info)) return *answer;
+    if (const Answer answer = about_placement(device, param_name, info)) return *answer;
     return about_machine(device, param_name, info).value_or(CL_INVALID_VALUE);
   });
 }

@@ -7,9 +7,11 @@
 #include <utility>
 #include <vector>
 
+#include "icd/api/allocation_properties.h"
 #include "icd/api/guard.h"
 #include "icd/core/context.h"
 #include "icd/core/device.h"
+#include "icd/core/memory_placement.h"
 #include "icd/core/runtime.h"
 
 using namespace mirrorcl::icd;
@@ -20,7 +22,9 @@ constexpr cl_mem_flags kAccess = CL_MEM_READ_WRITE | CL_MEM_READ_ONLY | CL_MEM_W
 constexpr cl_mem_flags kHostAccess = CL_MEM_HOST_READ_ONLY | CL_MEM_HOST_WRITE_ONLY | CL_MEM_HOST_NO_ACCESS;
 constexpr cl_mem_flags kHostPointer = CL_MEM_USE_HOST_PTR | CL_MEM_ALLOC_HOST_PTR | CL_MEM_COPY_HOST_PTR;
 
-bool at_most_one(cl_mem_flags bits) { return (bits & (bits - 1)) == 0; }
+bool at_most_one(cl_mem_flags bits) {
+  return (bits & (bits - 1)) == 0;
+}
 
 // Table 12 of 5.2.1.
 bool are_buffer_flags(cl_mem_flags flags) {
@@ -32,15 +36,16 @@ bool are_buffer_flags(cl_mem_flags flags) {
 ClResult<cl_mem> create_buffer(cl_context context, const cl_mem_properties* properties, cl_mem_flags flags, size_t size,
                                void* host_ptr) {
   MIRRORCL_VALID(context);
-  // No property of buffers is defined yet.
-  MIRRORCL_GUARD(properties == nullptr || properties[0] == 0, CL_INVALID_PROPERTY);
+  auto read = read_properties(properties, CL_MEM_TARGETS_MIRRORCL, std::nullopt);
+  if (!read) return ClError{read.error()};
   MIRRORCL_GUARD(are_buffer_flags(flags), CL_INVALID_VALUE);
   MIRRORCL_GUARD(size != 0, CL_INVALID_BUFFER_SIZE);
   const bool needs_pointer = (flags & (CL_MEM_USE_HOST_PTR | CL_MEM_COPY_HOST_PTR)) != 0;
   MIRRORCL_GUARD(needs_pointer == (host_ptr != nullptr), CL_INVALID_HOST_PTR);
-  cl_device_id device = context->devices().front();
-  MIRRORCL_GUARD(size <= device->facts().memory_size / 2, CL_INVALID_BUFFER_SIZE);  // CL_DEVICE_MAX_MEM_ALLOC_SIZE
-  auto runtime = device->runtime();
+  // The application's memory lies where it lies.
+  MIRRORCL_GUARD(read->targets.empty() || (flags & CL_MEM_USE_HOST_PTR) == 0, CL_INVALID_PROPERTY);
+  MIRRORCL_GUARD(size <= context->max_allocation(), CL_INVALID_BUFFER_SIZE);
+  auto runtime = context->devices().front()->runtime();
   if (!runtime) return ClError{report(runtime.error())};
   if ((flags & CL_MEM_USE_HOST_PTR) != 0) {
     // "CL_INVALID_BUFFER_SIZE if host_ptr is an SVM pointer and size is greater than the size of its allocation"
@@ -49,11 +54,8 @@ ClResult<cl_mem> create_buffer(cl_context context, const cl_mem_properties* prop
       MIRRORCL_GUARD(size <= svm->size - offset, CL_INVALID_BUFFER_SIZE);
     }
   }
-  BufferDescription description{flags, size, host_ptr, {}};
-  if (properties != nullptr) description.properties.push_back(0);
-  auto memory = _cl_mem::make_buffer(*context, **runtime, std::move(description));
-  if (!memory) return ClError{report(memory.error())};
-  return *memory;
+  return _cl_mem::make_buffer(*context, **runtime,
+                              {flags, size, host_ptr, std::move(read->given), std::move(read->targets)});
 }
 
 }  // namespace
@@ -86,9 +88,9 @@ CL_API_ENTRY cl_mem CL_API_CALL clCreateSubBuffer(cl_mem buffer, cl_mem_flags fl
                    CL_INVALID_VALUE);
     MIRRORCL_GUARD((parent & CL_MEM_HOST_WRITE_ONLY) == 0 || (flags & CL_MEM_HOST_READ_ONLY) == 0, CL_INVALID_VALUE);
     MIRRORCL_GUARD((parent & CL_MEM_HOST_READ_ONLY) == 0 || (flags & CL_MEM_HOST_WRITE_ONLY) == 0, CL_INVALID_VALUE);
-    MIRRORCL_GUARD((parent & CL_MEM_HOST_NO_ACCESS) == 0 ||
-                       (flags & (CL_MEM_HOST_READ_ONLY | CL_MEM_HOST_WRITE_ONLY)) == 0,
-                   CL_INVALID_VALUE);
+    MIRRORCL_GUARD(
+        (parent & CL_MEM_HOST_NO_ACCESS) == 0 || (flags & (CL_MEM_HOST_READ_ONLY | CL_MEM_HOST_WRITE_ONLY)) == 0,
+        CL_INVALID_VALUE);
     MIRRORCL_GUARD(buffer_create_type == CL_BUFFER_CREATE_TYPE_REGION && buffer_create_info != nullptr,
                    CL_INVALID_VALUE);
     const auto& region = *static_cast<const cl_buffer_region*>(buffer_create_info);
@@ -101,8 +103,12 @@ CL_API_ENTRY cl_mem CL_API_CALL clCreateSubBuffer(cl_mem buffer, cl_mem_flags fl
   });
 }
 
-CL_API_ENTRY cl_int CL_API_CALL clRetainMemObject(cl_mem memobj) { return retain_handle(memobj); }
-CL_API_ENTRY cl_int CL_API_CALL clReleaseMemObject(cl_mem memobj) { return release_handle(memobj); }
+CL_API_ENTRY cl_int CL_API_CALL clRetainMemObject(cl_mem memobj) {
+  return retain_handle(memobj);
+}
+CL_API_ENTRY cl_int CL_API_CALL clReleaseMemObject(cl_mem memobj) {
+  return release_handle(memobj);
+}
 
 CL_API_ENTRY cl_int CL_API_CALL clSetMemObjectDestructorCallback(cl_mem memobj,
                                                                  void(CL_CALLBACK* pfn_notify)(cl_mem, void*),
@@ -143,6 +149,9 @@ CL_API_ENTRY cl_int CL_API_CALL clGetMemObjectInfo(cl_mem memobj, cl_mem_info pa
         return info.value<cl_bool>(memobj->uses_svm_pointer() ? CL_TRUE : CL_FALSE);
       case CL_MEM_PROPERTIES:
         return info.list(memobj->properties());
+      case CL_MEM_ALLOCATED_TARGET_MIRRORCL:
+        return info.value<cl_uint>(memobj->is_allocated() ? MemoryPlacement::allocated_target(memobj->address())
+                                                          : CL_MEMORY_TARGETS_END_MIRRORCL);
       default:
         return CL_INVALID_VALUE;
     }

@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared virtual memory: OpenCL 3.0, 5.6. The device reaches every address of the process, so the commands take any host pointer
-// where the specification allows it, and mapping only waits for its turn.
+// Shared virtual memory: OpenCL 3.0, 5.6. The device reaches every address of the process, so the commands take any
+// host pointer where the specification allows it, and mapping only waits for its turn.
 #include <CL/cl.h>
 
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "icd/api/allocation_properties.h"
 #include "icd/api/enqueue.h"
+#include "icd/core/allocation.h"
 #include "icd/core/context.h"
 #include "icd/core/copy.h"
 #include "icd/core/device.h"
 #include "icd/core/memory_placement.h"
 #include "icd/core/runtime.h"
+#include "icd/dispatch.h"
 
 using namespace mirrorcl::icd;
 
@@ -37,22 +41,44 @@ bool ranges_overlap(const void* a, const void* b, std::size_t size) {
   return (first > second ? first - second : second - first) < size;
 }
 
+bool is_alignment(std::size_t alignment) {
+  return alignment == 0 || (std::has_single_bit(alignment) && alignment <= kMaxAlignment);
+}
+
+ClResult<void*> allocate_svm(cl_context context, cl_svm_mem_flags flags, size_t size, size_t alignment,
+                             std::span<const mirrorcl::hms::Uid> targets) {
+  MIRRORCL_VALID(context);
+  MIRRORCL_GUARD(are_svm_flags(flags), CL_INVALID_VALUE);
+  MIRRORCL_GUARD(is_alignment(alignment), CL_INVALID_VALUE);
+  MIRRORCL_GUARD(size != 0 && size <= context->max_allocation(), CL_INVALID_VALUE);
+  auto runtime = context->devices().front()->runtime();
+  if (!runtime) return ClError{report(runtime.error())};
+  return allocate(**runtime, {.devices = context->devices(),
+                              .bytes = size,
+                              .alignment = alignment,
+                              .atomics = (flags & CL_MEM_SVM_ATOMICS) != 0,
+                              .targets = targets});
+}
+
 }  // namespace
 
 extern "C" {
 
 CL_API_ENTRY void* CL_API_CALL clSVMAlloc(cl_context context, cl_svm_mem_flags flags, size_t size, cl_uint alignment) {
-  return create(nullptr, [&]() -> ClResult<void*> {
+  return create(nullptr, [&] { return allocate_svm(context, flags, size, alignment, {}); });
+}
+
+// cl_mirrorcl_hms.
+void* CL_API_CALL clSVMAllocWithPropertiesMIRRORCL(cl_context context,
+                                                   const cl_svm_alloc_properties_mirrorcl* properties,
+                                                   cl_svm_mem_flags flags, size_t size, cl_int* errcode_ret) {
+  return create(errcode_ret, [&]() -> ClResult<void*> {
     MIRRORCL_VALID(context);
-    MIRRORCL_GUARD(are_svm_flags(flags), CL_INVALID_VALUE);
-    MIRRORCL_GUARD(alignment == 0 || (std::has_single_bit(alignment) && alignment <= kMaxAlignment), CL_INVALID_VALUE);
-    cl_device_id device = context->devices().front();
-    MIRRORCL_GUARD(size != 0 && size <= device->facts().memory_size / 2, CL_INVALID_VALUE);
-    auto runtime = device->runtime();
-    if (!runtime) return ClError{report(runtime.error())};
-    auto pointer = (*runtime)->allocator().allocate(size, alignment);
-    if (!pointer) return ClError{report(pointer.error())};
-    return *pointer;
+    const auto read = read_properties(properties, CL_SVM_ALLOC_TARGETS_MIRRORCL, CL_SVM_ALLOC_ALIGNMENT_MIRRORCL);
+    if (!read) return ClError{read.error()};
+    const std::size_t alignment = read->alignment.value_or(0);
+    MIRRORCL_GUARD(is_alignment(alignment), CL_INVALID_PROPERTY);
+    return allocate_svm(context, flags, size, alignment, read->targets);
   });
 }
 
@@ -61,12 +87,10 @@ CL_API_ENTRY void CL_API_CALL clSVMFree(cl_context context, void* svm_pointer) {
   if (Runtime* runtime = Runtime::if_started()) MemoryPlacement::free(*runtime, svm_pointer);
 }
 
-CL_API_ENTRY cl_int CL_API_CALL clEnqueueSVMFree(cl_command_queue command_queue, cl_uint num_svm_pointers,
-                                                 void* svm_pointers[],
-                                                 void(CL_CALLBACK* pfn_free_func)(cl_command_queue, cl_uint, void*[],
-                                                                                  void*),
-                                                 void* user_data, cl_uint num_events_in_wait_list,
-                                                 const cl_event* event_wait_list, cl_event* event) {
+CL_API_ENTRY cl_int CL_API_CALL
+clEnqueueSVMFree(cl_command_queue command_queue, cl_uint num_svm_pointers, void* svm_pointers[],
+                 void(CL_CALLBACK* pfn_free_func)(cl_command_queue, cl_uint, void*[], void*), void* user_data,
+                 cl_uint num_events_in_wait_list, const cl_event* event_wait_list, cl_event* event) {
   return call([&]() -> cl_int {
     MIRRORCL_TRY(check_queue(command_queue, num_events_in_wait_list, event_wait_list));
     MIRRORCL_GUARD((num_svm_pointers == 0) == (svm_pointers == nullptr), CL_INVALID_VALUE);
@@ -119,9 +143,10 @@ CL_API_ENTRY cl_int CL_API_CALL clEnqueueSVMMemFill(cl_command_queue command_que
   });
 }
 
-CL_API_ENTRY cl_int CL_API_CALL clEnqueueSVMMap(cl_command_queue command_queue, cl_bool blocking_map, cl_map_flags flags,
-                                                void* svm_ptr, size_t size, cl_uint num_events_in_wait_list,
-                                                const cl_event* event_wait_list, cl_event* event) {
+CL_API_ENTRY cl_int CL_API_CALL clEnqueueSVMMap(cl_command_queue command_queue, cl_bool blocking_map,
+                                                cl_map_flags flags, void* svm_ptr, size_t size,
+                                                cl_uint num_events_in_wait_list, const cl_event* event_wait_list,
+                                                cl_event* event) {
   return call([&]() -> cl_int {
     MIRRORCL_TRY(check_queue(command_queue, num_events_in_wait_list, event_wait_list));
     MIRRORCL_GUARD(svm_ptr != nullptr && size != 0, CL_INVALID_VALUE);
@@ -155,8 +180,8 @@ CL_API_ENTRY cl_int CL_API_CALL clEnqueueSVMMigrateMem(cl_command_queue command_
                                                                  CL_MIGRATE_MEM_OBJECT_CONTENT_UNDEFINED)) == 0,
                    CL_INVALID_VALUE);
     for (cl_uint i = 0; i < num_svm_pointers; ++i) {
-      // "...if sizes[i] is non-zero range [svm_pointers[i], svm_pointers[i]+sizes[i]) is not contained within an existing clSVMAlloc
-      // allocation"; zero means the whole allocation.
+      // "...if sizes[i] is non-zero range [svm_pointers[i], svm_pointers[i]+sizes[i]) is not contained within an
+      // existing clSVMAlloc allocation"; zero means the whole allocation.
       const auto found = command_queue->runtime().allocator().find(svm_pointers[i]);
       MIRRORCL_GUARD(found.has_value(), CL_INVALID_VALUE);
       const auto offset =

@@ -35,6 +35,12 @@ bool _cl_context::has_device(cl_device_id device) const noexcept {
   return std::ranges::find(devices(), device) != devices().end();
 }
 
+cl_ulong _cl_context::max_allocation() const {
+  cl_ulong most = 0;
+  for (cl_device_id device : devices()) most = std::max(most, device->max_allocation());
+  return most;
+}
+
 void _cl_context::report_error(const std::string& message) const noexcept {
   if (description_.error_callback != nullptr) {
     description_.error_callback(message.c_str(), nullptr, 0, description_.user_data);

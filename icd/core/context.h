@@ -35,6 +35,8 @@ struct _cl_context : mirrorcl::icd::Object<_cl_context> {
 
   const std::vector<cl_device_id>& devices() const noexcept { return description_.devices; }
   bool has_device(cl_device_id device) const noexcept;
+  // The greatest CL_DEVICE_MAX_MEM_ALLOC_SIZE of the devices, in bytes.
+  cl_ulong max_allocation() const;
   const std::vector<cl_context_properties>& properties() const noexcept { return description_.properties; }
 
   // Tells the application's error callback, if there is one. Call it without locks.

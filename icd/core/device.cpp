@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/options.h"
 #include "compiler/client.h"
 #include "device/window.h"
 #include "icd/core/machine.h"
@@ -23,6 +24,8 @@ const mirrorcl::icd::DeviceFacts& _cl_device_id::facts() {
     const auto count = static_cast<cl_uint>(platform_->devices().size());
     const cl_uint units = facts_->compute_units;
     facts_->compute_units = std::max(units / count + (index_ < units % count ? 1 : 0), 1U);
+    facts_->unified_memory =
+        !mirrorcl::options().private_memory || mirrorcl::options().device == mirrorcl::DeviceKind::kAts;
     facts_->memory_size = facts_->memory_size / count / mirrorcl::window::kPageSize * mirrorcl::window::kPageSize;
   }
   return *facts_;

@@ -25,6 +25,7 @@ struct DeviceFacts {
   cl_uint compute_units = 1;
   cl_uint clock_mhz = 0;           // 0: the machine does not tell
   cl_ulong memory_size = 0;        // bytes that may be resident on the device
+  bool unified_memory = true;      // the host's processors use the device's memory in place
   cl_ulong cache_size = 0;         // bytes of the largest cache
   cl_uint cache_line_size = 64;    // bytes
   cl_ulong local_memory_size = 0;  // bytes of local memory that a work-group may use
@@ -39,6 +40,7 @@ struct _cl_device_id : mirrorcl::icd::Object<_cl_device_id> {
   _cl_platform_id* platform() const noexcept { return platform_; }
   std::uint32_t index() const noexcept { return index_; }  // among the platform's devices
   const mirrorcl::icd::DeviceFacts& facts();
+  cl_ulong max_allocation() { return facts().memory_size / 2; }  // CL_DEVICE_MAX_MEM_ALLOC_SIZE, in bytes
 
   // Which device can run kernels here (asked without starting anything), or why none can, in one sentence.
   const mirrorcl::Result<mirrorcl::icd::DeviceChoice>& availability();

@@ -86,6 +86,18 @@ cl_uint usable_processors() noexcept {
   return std::max(1, CPU_COUNT(&set));
 }
 
+// Bytes of memory of a NUMA node; 0: there is no such node.
+cl_ulong node_memory(int node) {
+  if (node < 0) return 0;
+  std::ifstream file("/sys/devices/system/node/node" + std::to_string(node) + "/meminfo");
+  constexpr std::string_view kTotal = "MemTotal:";
+  for (std::string line; std::getline(file, line);) {  // "Node 0 MemTotal:       24674116 kB"
+    const std::size_t at = line.find(kTotal);
+    if (at != std::string::npos) return to_number(trimmed(std::string_view(line).substr(at + kTotal.size()))) << 10;
+  }
+  return 0;
+}
+
 }  // namespace
 
 DeviceFacts read_machine() {
@@ -99,6 +111,7 @@ DeviceFacts read_machine() {
   facts.compute_units = std::min<cl_uint>(units, window::kMaxUnits);
 
   facts.memory_size = options().device_memory;
+  if (facts.memory_size == 0) facts.memory_size = node_memory(options().device_memory_node) / 2;
   if (facts.memory_size == 0) {
     struct sysinfo system {};
     if (sysinfo(&system) == 0) facts.memory_size = static_cast<cl_ulong>(system.totalram) * system.mem_unit / 2;

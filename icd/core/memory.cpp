@@ -5,11 +5,12 @@
 #include <cstring>
 #include <utility>
 
+#include "icd/core/allocation.h"
 #include "icd/core/context.h"
 #include "icd/core/memory_placement.h"
 #include "icd/core/runtime.h"
 
-using mirrorcl::Result;
+using mirrorcl::icd::ClResult;
 using mirrorcl::icd::Runtime;
 
 namespace {
@@ -30,12 +31,13 @@ _cl_mem::~_cl_mem() {
   if (storage_owner_ != nullptr) mirrorcl::icd::MemoryPlacement::free(*storage_owner_, address_);
 }
 
-Result<_cl_mem*> _cl_mem::make_buffer(_cl_context& context, Runtime& runtime,
-                                      mirrorcl::icd::BufferDescription description) {
+ClResult<_cl_mem*> _cl_mem::make_buffer(_cl_context& context, Runtime& runtime,
+                                        mirrorcl::icd::BufferDescription description) {
   std::byte* address = static_cast<std::byte*>(description.host_ptr);
   const bool in_place = (description.flags & CL_MEM_USE_HOST_PTR) != 0;
   if (!in_place) {
-    auto storage = runtime.allocator().allocate(description.size, 0);
+    auto storage = mirrorcl::icd::allocate(
+        runtime, {.devices = context.devices(), .bytes = description.size, .targets = description.targets});
     if (!storage) return tl::unexpected(storage.error());
     address = static_cast<std::byte*>(*storage);
     if ((description.flags & CL_MEM_COPY_HOST_PTR) != 0) std::memcpy(address, description.host_ptr, description.size);

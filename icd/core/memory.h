@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory objects. A buffer is a range of the application's own address space: memory of the SVM allocator, or, with
-// CL_MEM_USE_HOST_PTR, the caller's. The device sees it at the same address, so the value of a kernel argument is simply
-// address(), and reads, writes and maps by the host are plain memory accesses.
+// CL_MEM_USE_HOST_PTR, the caller's. The device sees it at the same address, so the value of a kernel argument is
+// simply address(), and reads, writes and maps by the host are plain memory accesses.
 #pragma once
 
 #include <CL/cl.h>
@@ -11,7 +11,8 @@
 #include <mutex>
 #include <vector>
 
-#include "base/result.h"
+#include "hms/topology.h"
+#include "icd/api/guard.h"
 #include "icd/core/object.h"
 
 namespace mirrorcl::icd {
@@ -25,6 +26,7 @@ struct BufferDescription {
   std::size_t size = 0;    // bytes
   void* host_ptr = nullptr;
   std::vector<cl_mem_properties> properties;  // as given, with the terminating zero; empty if none were
+  std::vector<hms::Uid> targets;              // where it may lie, best first; empty: not said
 };
 
 }  // namespace mirrorcl::icd
@@ -33,8 +35,8 @@ struct _cl_mem : mirrorcl::icd::Object<_cl_mem> {
  public:
   // A buffer (OpenCL 3.0, 5.2.1) of a description that complies with the specification. Copies the contents in for
   // CL_MEM_COPY_HOST_PTR.
-  static mirrorcl::Result<_cl_mem*> make_buffer(_cl_context& context, mirrorcl::icd::Runtime& runtime,
-                                                mirrorcl::icd::BufferDescription description);
+  static mirrorcl::icd::ClResult<_cl_mem*> make_buffer(_cl_context& context, mirrorcl::icd::Runtime& runtime,
+                                                       mirrorcl::icd::BufferDescription description);
   // A sub-buffer (5.2.1.1) of a buffer that is none itself; the region lies inside it.
   static _cl_mem* make_sub_buffer(_cl_mem& parent, cl_mem_flags flags, const cl_buffer_region& region);
   ~_cl_mem();
@@ -50,9 +52,13 @@ struct _cl_mem : mirrorcl::icd::Object<_cl_mem> {
   _cl_mem* parent() const noexcept { return parent_.get(); }  // null unless a sub-buffer
   std::size_t origin() const noexcept { return origin_; }     // bytes from the start of the parent
   const std::vector<cl_mem_properties>& properties() const noexcept { return properties_; }
-  // CL_MEM_USES_SVM_POINTER: made with CL_MEM_USE_HOST_PTR over memory of clSVMAlloc. Since our device has fine-grained system SVM any
-  // host pointer might count; the conformance tests want this answer.
+  // CL_MEM_USES_SVM_POINTER: made with CL_MEM_USE_HOST_PTR over memory of clSVMAlloc. Since our device has fine-grained
+  // system SVM any host pointer might count; the conformance tests want this answer.
   bool uses_svm_pointer() const noexcept { return uses_svm_pointer_; }
+  // Its memory, or its parent's, is the driver's own.
+  bool is_allocated() const noexcept {
+    return parent() != nullptr ? parent()->is_allocated() : storage_owner_ != nullptr;
+  }
 
   // The regions that the application has mapped (CL_MEM_MAP_COUNT); pointers may be mapped several times.
   cl_uint map_count() const;

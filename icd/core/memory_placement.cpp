@@ -30,15 +30,16 @@ std::uint64_t page_up(std::uint64_t address) {
   return page_down(address + hms::DeviceMemory::kPageSize - 1);
 }
 
-// The first device's memory is what the mirror has moved to it, and all SVM and buffer allocations, which it never
-// moves.
-class FirstDeviceMemory final : public hms::DeviceMemory {
+// A device's memory is what the mirror has moved to it, and the SVM and buffer allocations that lie in it, which it
+// never moves.
+class OwnMemory final : public hms::DeviceMemory {
  public:
   // `node`: the NUMA node that the device's memory comes from; -1: any.
-  FirstDeviceMemory(Runtime& runtime, hms::Uid target, const hms::PolicyTable& policies, int node)
-      : mirrored_(*runtime.mirror(), runtime.device(0), target),
-        allocator_(runtime.allocator()),
+  OwnMemory(Runtime& runtime, std::uint32_t index, hms::Uid target, const hms::PolicyTable& policies, int node)
+      : mirrored_(*runtime.mirror(), runtime.device(index), target),
+        runtime_(runtime),
         policies_(policies),
+        index_(index),
         node_(node) {}
 
   hms::Uid target() const noexcept override { return mirrored_.target(); }
@@ -54,30 +55,31 @@ class FirstDeviceMemory final : public hms::DeviceMemory {
     for (const std::uint64_t address : {range.start, range.end - 1}) return_to_node(address, range);
   }
 
+  // The first device tells of allocations on NUMA nodes too: of pages that only devices have touched the kernel does
+  // not.
   void residency(hms::AddressRange range, std::span<hms::Uid> places) const noexcept override {
     mirrored_.residency(range, places);
-    for (std::uint64_t address = range.start; address < range.end;) {
-      const auto allocation = allocator_.find(reinterpret_cast<const void*>(address));
-      std::uint64_t end = address + kPageSize;
-      if (allocation) {
-        const std::uint64_t last = reinterpret_cast<std::uint64_t>(allocation->start) + allocation->size;
-        end = std::max(end, std::min(range.end, (last + kPageSize - 1) & ~(kPageSize - 1)));
-      }
-      for (; address < end; address += kPageSize) {
-        // Pages of it that nobody has touched are nowhere yet.
-        hms::Uid& place = places[(address - range.start) / kPageSize];
-        if (allocation && place != hms::kNoUid) place = target();
-      }
-    }
+    runtime_.allocator().visit_resident({range.start, range.size()}, [&](mirror::Range run, svm::Place place) {
+      const hms::Uid uid = tells_of(place) ? uid_of(place) : hms::kNoUid;
+      if (uid == hms::kNoUid) return;
+      std::fill_n(places.begin() + static_cast<std::ptrdiff_t>((run.start - range.start) / kPageSize),
+                  run.size / kPageSize, uid);
+    });
   }
 
  private:
-  // A policy of the program that has ended took the device's own with it: what the kernel keeps with device memory is
-  // the last one that was set. So for what is part of `range` in the allocation around `address`.
+  bool tells_of(svm::Place place) const noexcept {
+    return place == svm::memory_of_device(index_) || (index_ == 0 && place.kind == svm::Place::Kind::kNode);
+  }
+
+  // A policy of the program that has ended took the allocation's own with it: what the kernel keeps with shared memory
+  // is the last one that was set. So for what is part of `range` in the allocation around `address`.
   void return_to_node(std::uint64_t address, hms::AddressRange range) const noexcept {
-    if (node_ < 0) return;
-    const auto allocation = allocator_.find(reinterpret_cast<const void*>(address));
-    if (!allocation) return;
+    const auto allocation = runtime_.allocator().find(reinterpret_cast<const void*>(address));
+    if (!allocation || !tells_of(allocation->place)) return;
+    const bool on_node = allocation->place.kind == svm::Place::Kind::kNode;
+    const int nodes[] = {on_node ? allocation->place.index : node_};
+    if (nodes[0] < 0) return;
     const auto start = reinterpret_cast<std::uint64_t>(allocation->start);
     hms::AddressRange part{std::max(range.start, page_down(start)),
                            std::min(range.end, page_up(start + allocation->size))};
@@ -85,13 +87,20 @@ class FirstDeviceMemory final : public hms::DeviceMemory {
     const auto [where, policy] = policies.find(address);
     part = {std::max(part.start, where.start), std::min(part.end, where.end)};
     if (!policy.empty() || part.start >= part.end) return;
-    const int nodes[] = {node_};
-    (void)hms::kernel_host_memory().set_policy(part, {hms::HostPolicy::Mode::kPrefer, nodes});
+    const auto mode = on_node ? hms::HostPolicy::Mode::kBind : hms::HostPolicy::Mode::kPrefer;
+    (void)hms::kernel_host_memory().set_policy(part, {mode, nodes});
+  }
+
+  hms::Uid uid_of(svm::Place place) const noexcept {
+    if (place == svm::memory_of_device(index_)) return target();
+    const MemoryPlacement* placement = MemoryPlacement::if_joined();
+    return placement == nullptr ? hms::kNoUid : placement->allocation_places().target_of(place);
   }
 
   mirror::MirroredMemory mirrored_;
-  svm::Allocator& allocator_;
+  Runtime& runtime_;
   const hms::PolicyTable& policies_;
+  std::uint32_t index_;
   int node_;
 };
 
@@ -139,8 +148,8 @@ bool place_memory(device::CpuDevice& device, const hms::Topology& topology, int 
   return true;
 }
 
-// Once the devices have joined it.
-std::atomic<hms::Binder*> g_binder{nullptr};
+// Once the devices have joined.
+std::atomic<MemoryPlacement*> g_joined{nullptr};
 
 // Leaked, as the runtime is.
 Result<MemoryPlacement*>& joined() {
@@ -159,7 +168,7 @@ void MemoryPlacement::join(hms::Binder& binder) {
   if (!runtime) return;
   std::unique_ptr<MemoryPlacement> placement(new MemoryPlacement(binder));
   if (auto done = placement->join_devices(**runtime)) {
-    g_binder.store(&binder, std::memory_order_release);
+    g_joined.store(placement.get(), std::memory_order_release);
     joined() = placement.release();
   } else {
     joined() = tl::unexpected(done.error());
@@ -172,6 +181,15 @@ Result<void> MemoryPlacement::join_devices(Runtime& runtime) {
     if (auto done = join_device(runtime, i); !done) return done;
   }
   if (runtime.mirror() != nullptr) publish(runtime);
+  return find_allocation_places();
+}
+
+Result<void> MemoryPlacement::find_allocation_places() {
+  std::vector<svm::AllocationPlaces::Device> devices;
+  for (const Device& device : devices_) devices.push_back({device.uids.initiator, device.uids.target});
+  auto places = svm::AllocationPlaces::create(*binder_.topology(), devices);
+  if (!places) return tl::unexpected(places.error());
+  allocation_places_ = std::move(*places);
   return {};
 }
 
@@ -190,14 +208,9 @@ Result<void> MemoryPlacement::join_device(Runtime& runtime, std::uint32_t index)
   auto topology = hms::with_device(*before, device, &added.uids);
   if (!topology) return tl::unexpected(topology.error());
   binder_.set_topology(std::make_shared<const hms::Topology>(std::move(*topology)));
-  if (mirrored && index == 0) {
+  if (mirrored) {
     added.memory =
-        std::make_unique<FirstDeviceMemory>(runtime, added.uids.target, binder_.policies(), placed ? device.node : -1);
-  } else if (mirrored) {
-    added.memory =
-        std::make_unique<mirror::MirroredMemory>(*runtime.mirror(), runtime.device(index), added.uids.target);
-  }
-  if (added.memory) {
+        std::make_unique<OwnMemory>(runtime, index, added.uids.target, binder_.policies(), placed ? device.node : -1);
     binder_.add_device(*added.memory);
     runtime.mirror()->publish_device(runtime.device(index), device.name, added.uids.initiator, added.uids.target);
   }
@@ -226,16 +239,42 @@ Result<MemoryPlacement*> MemoryPlacement::get() {
   return joined();
 }
 
+MemoryPlacement::DeviceFigures MemoryPlacement::figures(std::uint32_t index) const {
+  const hms::ProcessDeviceUids& uids = devices_[index].uids;
+  const auto topology = binder_.topology();
+  std::optional<hms::Candidate> memory;
+  if (uids.target != hms::kNoUid) {
+    memory = hms::reach(*topology, uids.initiator, uids.target);
+  } else if (const auto best = hms::best_targets(*topology, {.initiators = {uids.initiator}}); best && !best->empty()) {
+    memory = best->front();
+  }
+  if (!memory) return {uids.initiator, hms::kNoUid, -1, {}, {}};
+  return {uids.initiator, memory->target, topology->initiator(uids.initiator)->node, memory->bandwidth,
+          memory->latency};
+}
+
+MemoryPlacement* MemoryPlacement::if_joined() noexcept {
+  return g_joined.load(std::memory_order_acquire);
+}
+
+hms::Uid MemoryPlacement::allocated_target(const void* address) {
+  Runtime* runtime = Runtime::if_started();
+  const auto found = runtime == nullptr ? std::nullopt : runtime->allocator().find(address);
+  if (!found) return hms::kNoUid;
+  const auto placement = get();
+  return placement ? (*placement)->allocation_places().target_of(found->place) : hms::kNoUid;
+}
+
 void MemoryPlacement::free(Runtime& runtime, void* pointer) {
-  hms::Binder* binder = g_binder.load(std::memory_order_acquire);
+  MemoryPlacement* placement = if_joined();
   if (const auto found = runtime.allocator().find(pointer);
-      found && binder != nullptr && binder->policies().range_count() != 0) {
+      found && placement != nullptr && placement->binder().policies().range_count() != 0) {
     // Whole pages: others may have allocations in the first and the last.
     const auto start = reinterpret_cast<std::uint64_t>(found->start);
     std::uint32_t atom = HBIND_ATOM(HBIND_CMD_DEFAULT, 0);
     hbind_params params{
         page_up(start), page_down(start + found->size), 0, 1, 0, reinterpret_cast<std::uint64_t>(&atom)};
-    if (params.start < params.end) (void)binder->hbind(&params);
+    if (params.start < params.end) (void)placement->binder().hbind(&params);
   }
   runtime.allocator().free(pointer);
 }

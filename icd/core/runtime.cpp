@@ -14,20 +14,13 @@ namespace {
 
 std::atomic<Runtime*> started_runtime{nullptr};
 
-device::CpuDeviceOptions device_options() {
-  device::CpuDeviceOptions result;
-  result.compute_units = options().compute_units;
-  result.memory_size = options().device_memory;
-  result.private_memory = options().private_memory;
-  result.spin_us = options().spin_us;
-  return result;
-}
-
-// Of one of several: its share of the machine.
+// As clGetDeviceInfo shows it.
 device::CpuDeviceOptions device_options(_cl_device_id& device) {
-  device::CpuDeviceOptions result = device_options();
+  device::CpuDeviceOptions result;
   result.compute_units = device.facts().compute_units;
   result.memory_size = device.facts().memory_size;
+  result.private_memory = options().private_memory;
+  result.spin_us = options().spin_us;
   return result;
 }
 
@@ -95,9 +88,8 @@ Result<void> Runtime::start_mirrored_devices() {
   auto mirror = mirror::Mirror::start();
   if (!mirror) return tl::unexpected(mirror.error());
   std::vector<std::unique_ptr<device::CpuDevice>> devices;
-  const std::span<_cl_device_id> shown = _cl_platform_id::get().devices();
-  for (_cl_device_id& each : shown) {
-    auto device = device::CpuDevice::start(shown.size() == 1 ? device_options() : device_options(each));
+  for (_cl_device_id& each : _cl_platform_id::get().devices()) {
+    auto device = device::CpuDevice::start(device_options(each));
     if (!device) return tl::unexpected(device.error());
     devices.push_back(std::move(*device));
   }
@@ -113,7 +105,7 @@ Result<void> Runtime::start_mirrored_devices() {
 }
 
 Result<void> Runtime::start_ats_device() {
-  auto device = device::start_ats_device(device_options());
+  auto device = device::start_ats_device(device_options(_cl_platform_id::get().devices().front()));
   if (!device) return tl::unexpected(device.error());
   devices_.push_back(std::move(*device));
   return {};

@@ -66,6 +66,36 @@ typedef cl_int(CL_API_CALL* clGetMirrorStatisticsMIRRORCL_fn)(cl_device_id devic
 /* None of the named targets is a memory that this process can use. */
 #define CL_INVALID_MEMORY_TARGET_MIRRORCL (-1901)
 
+/*
+ * Properties of allocations: the uids of memory targets in order of preference, ended by
+ * CL_MEMORY_TARGETS_END_MIRRORCL. The memory lies in the first of them that has room for all of it. cl_mem_properties
+ * properties[] = {CL_MEM_TARGETS_MIRRORCL, 5, 1, CL_MEMORY_TARGETS_END_MIRRORCL, 0};
+ */
+#define CL_MEM_TARGETS_MIRRORCL 0x4D430001       /* clCreateBufferWithProperties */
+#define CL_SVM_ALLOC_TARGETS_MIRRORCL 0x4D430002 /* clSVMAllocWithPropertiesMIRRORCL, as is the next */
+#define CL_SVM_ALLOC_ALIGNMENT_MIRRORCL 0x4D430003
+#define CL_MEMORY_TARGETS_END_MIRRORCL 0xFFFFFFFFu
+
+/* clGetMemObjectInfo: cl_uint, the uid of the target that a buffer was allocated in; CL_MEMORY_TARGETS_END_MIRRORCL if
+   its memory is the application's. */
+#define CL_MEM_ALLOCATED_TARGET_MIRRORCL 0x4D430010
+
+/* clGetDeviceInfo. Asking starts the device. */
+#define CL_DEVICE_INITIATOR_MIRRORCL 0x4D430020               /* cl_uint: the device's own uid among the initiators */
+#define CL_DEVICE_MEMORY_TARGET_MIRRORCL 0x4D430021           /* cl_uint: the uid of the memory that is best for it */
+#define CL_DEVICE_MEMORY_NUMA_NODE_MIRRORCL 0x4D430022        /* cl_int: the node that memory lies in; -1: not known */
+#define CL_DEVICE_MEMORY_BANDWIDTH_MIRRORCL 0x4D430023        /* cl_ulong: MiB/s from the device; 0: not known */
+#define CL_DEVICE_MEMORY_LATENCY_MIRRORCL 0x4D430024          /* cl_ulong: ns from the device; 0: not known */
+#define CL_DEVICE_MEMORY_BANDWIDTH_SOURCE_MIRRORCL 0x4D430025 /* cl_uint: CL_FIGURE_..._MIRRORCL */
+#define CL_DEVICE_MEMORY_LATENCY_SOURCE_MIRRORCL 0x4D430026   /* cl_uint: likewise */
+
+/* Where a figure comes from. */
+#define CL_FIGURE_UNKNOWN_MIRRORCL 0    /* there is none */
+#define CL_FIGURE_FIRMWARE_MIRRORCL 1   /* the machine's firmware or driver tells */
+#define CL_FIGURE_MEASURED_MIRRORCL 2   /* on this machine */
+#define CL_FIGURE_CONFIGURED_MIRRORCL 3 /* somebody wrote it into a file */
+#define CL_FIGURE_ASSUMED_MIRRORCL 4    /* usual for hardware of the kind */
+
 /* cl_memory_target_info_mirrorcl.kind */
 #define CL_MEMORY_TARGET_OTHER_MIRRORCL 0
 #define CL_MEMORY_TARGET_DRAM_MIRRORCL 1
@@ -100,6 +130,17 @@ typedef cl_uint cl_memory_binding_mirrorcl;
 #define CL_MEMORY_BINDING_READ_MOSTLY_MIRRORCL 6
 #define CL_MEMORY_BINDING_NOT_READ_MOSTLY_MIRRORCL 7
 
+typedef cl_properties cl_svm_alloc_properties_mirrorcl;
+
+/*
+ * clSVMAlloc with properties and an error code; `properties` may be NULL. Freed with clSVMFree. In `errcode_ret` (may
+ * be NULL), beside the errors of clSVMAlloc: CL_INVALID_PROPERTY, CL_INVALID_MEMORY_TARGET_MIRRORCL, and
+ * CL_MEM_OBJECT_ALLOCATION_FAILURE if none of the targets has room.
+ */
+typedef void*(CL_API_CALL* clSVMAllocWithPropertiesMIRRORCL_fn)(cl_context context,
+                                                                const cl_svm_alloc_properties_mirrorcl* properties,
+                                                                cl_svm_mem_flags flags, size_t size,
+                                                                cl_int* errcode_ret);
 typedef cl_int(CL_API_CALL* clGetMemoryTargetsMIRRORCL_fn)(cl_device_id device, cl_uint num_entries,
                                                            cl_memory_target_info_mirrorcl* targets,
                                                            cl_uint* num_targets);
