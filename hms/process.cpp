@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <memory>
 #include <memory_resource>
 #include <mutex>
 #include <new>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -26,12 +28,15 @@ namespace {
 constexpr std::size_t kPolicyMemory = std::size_t{16} << 20;
 
 struct Process {
-  // Held while the binder is made and joined.
-  std::recursive_mutex mutex;
+  // Held while the binder is made, but not while anybody joins: who starts a device takes locks then that other
+  // libraries' fork handlers hold, and a fork waits for this one last.
+  std::mutex mutex;
+  std::condition_variable joined;  // notified when joining ends
   std::atomic<bool> ready{false};  // the binder is there, and everybody has joined
+  // Guarded by the mutex, but for the result once ready.
   std::optional<Result<Binder*>> result;
   std::vector<void (*)(Binder&)> joiners;  // that have not joined yet
-  bool joining = false;
+  std::thread::id joining;                 // who lets them join; nobody: nobody does
   void* memory = nullptr;
   std::unique_ptr<std::pmr::monotonic_buffer_resource> resource;
   PolicyTable::Pointer policies{nullptr, {nullptr}};
@@ -54,8 +59,13 @@ void after_fork_in_parent() {
 }
 void after_fork_in_child() {
   if (process().binder != nullptr) process().binder->after_fork_in_child();
-  // Locked by a thread whose number is another here.
-  new (&process().mutex) std::recursive_mutex;
+  Process& p = process();
+  new (&p.mutex) std::mutex;
+  new (&p.joined) std::condition_variable;
+  // Who was just joining does not exist here, and no device can be had any more.
+  p.joining = {};
+  p.joiners.clear();
+  p.ready.store(p.result.has_value(), std::memory_order_release);
 }
 
 Result<Binder*> start() {
@@ -78,17 +88,20 @@ Result<Binder*> start() {
   return p.binder.get();
 }
 
-// Locking: the mutex.
-void let_join(Binder& binder) {
+// Locking: the mutex, which is open while somebody joins.
+void let_join(Binder& binder, std::unique_lock<std::mutex>& lock) {
   Process& p = process();
-  p.joining = true;
+  p.joining = std::this_thread::get_id();
   while (!p.joiners.empty()) {
     auto* join = p.joiners.back();
     p.joiners.pop_back();
+    lock.unlock();
     join(binder);
+    lock.lock();
   }
-  p.joining = false;
+  p.joining = {};
   p.ready.store(true, std::memory_order_release);
+  p.joined.notify_all();
 }
 
 // The CPUs that are nearest to the node; null: there are none.
@@ -170,9 +183,16 @@ Result<void> link_memory(Topology& result, const Topology& before, const Process
 Result<Binder*> process_binder() {
   Process& p = process();
   if (p.ready.load(std::memory_order_acquire)) return *p.result;
-  std::scoped_lock lock(p.mutex);
+  std::unique_lock lock(p.mutex);
   if (!p.result) p.result.emplace(start());
-  if (*p.result && !p.joining) let_join(***p.result);
+  while (*p.result && !p.ready.load(std::memory_order_relaxed)) {
+    if (p.joining == std::this_thread::get_id()) break;  // who joins asks for it
+    if (p.joining == std::thread::id()) {
+      let_join(***p.result, lock);
+    } else {
+      p.joined.wait(lock);
+    }
+  }
   return *p.result;
 }
 

@@ -4,10 +4,13 @@
 
 #include <errno.h>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -144,6 +147,54 @@ TEST_F(ProcessMemory, AForkedChildStartsWithoutPolicies) {
   stop = true;
   busy.join();
   EXPECT_GE(binder_->policies().range_count(), 1U);
+}
+
+// A device's locks, as its fork handlers take them, and the start of a device that needs them when a fork has them.
+std::mutex g_device;
+std::atomic<int> g_stage{0};
+
+void hold_device() {
+  g_device.lock();
+  g_stage = 2;
+}
+void release_device() {
+  g_device.unlock();
+}
+
+void start_device(Binder&) {
+  g_stage = 1;
+  while (g_stage != 2) std::this_thread::yield();
+  const std::scoped_lock lock(g_device);
+}
+
+// Handlers that were registered later run first: the fork has the device's locks when it comes to the binder's.
+[[noreturn]] void fork_while_the_device_starts() {
+  alarm(20);
+  if (!process_binder()) _exit(2);
+  pthread_atfork(hold_device, release_device, release_device);
+  on_process_binder(start_device);
+  std::thread first([] { (void)process_binder(); });
+  while (g_stage != 1) std::this_thread::yield();
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(10);
+    std::vector<char> memory(kSize);
+    const Uid node = (*process_binder())->topology()->targets().front().uid;
+    _exit(hms_bind(memory.data(), kSize, &node, 1) == 0 ? 0 : 3);
+  }
+  first.join();
+  int status = 0;
+  _exit(waitpid(child, &status, 0) == child && status == 0 ? 0 : 4);
+}
+
+TEST_F(ProcessMemory, AForkWhileADeviceStartsWaitsForNobody) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) fork_while_the_device_starts();
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << "a deadlock: ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST_F(ProcessMemory, ADeviceOfThisProcessHasTheFiguresOfItsNode) {
