@@ -202,6 +202,8 @@ Result<PageResidency> read_page_residency(pid_t pid, std::uint64_t address) {
     result.mapped = true;
     result.mapping = mapping.name;
     result.shared = mapping.shared_with_device;
+    result.pinned =
+        std::ranges::any_of(kPinnedMemoryFiles, [&](std::string_view file) { return mapping.name.starts_with(file); });
   }
   constexpr std::uint64_t kHoldsSomething = std::uint64_t{3} << 62;  // present or swapped
   std::uint64_t entry = 0;

@@ -50,6 +50,7 @@ struct PageResidency {
   bool on_host = false;    // the process has a page there (maybe swapped out)
   bool on_device = false;  // device memory holds it
   bool shared = false;     // it is device memory that the process has mapped
+  bool pinned = false;     // it is host memory that devices map too
   int node = -1;           // the NUMA node of what the process has mapped; -1: nothing, or this is not to be told
 };
 // As read_residency().
@@ -65,5 +66,9 @@ HMS_API void add_device_pages(int fd, std::vector<MappingResidency>& mappings);
 
 // What the driver calls device memory: the name of its file in /proc/PID/fd and /proc/PID/maps.
 inline constexpr std::string_view kDeviceMemoryFile = "/memfd:mirrorcl-device-memory";
+// And host memory that devices map too: pages that they share with the application because it cannot map theirs, and
+// allocations that were asked for on a node.
+inline constexpr std::string_view kPinnedMemoryFiles[] = {"/memfd:mirrorcl-pinned-memory",
+                                                          "/memfd:mirrorcl-host-memory"};
 
 }  // namespace mirrorcl::hms

@@ -170,7 +170,8 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
   block.device_to_coherent(device.index, run);
   watch(range, PROT_READ | PROT_WRITE);
   counters_.add(&Statistics::coherent_upgrades, run.count);
-  note(device, range, hms::Action::kShare, Live::To::kDevice, cause_.reason);
+  const Live::To place = shared(device).on_host() ? Live::To::kHost : Live::To::kDevice;
+  note(device, range, hms::Action::kShare, place, cause_.reason);
   // Spares the application a fault per page; if events stand in the way, it takes them.
   if (host_.install(range).error != 0) host_.wake(range);
   count_replay();

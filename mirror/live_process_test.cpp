@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory_resource>
 
+#include "base/options.h"
 #include "hms/json_file.h"
 #include "hms/live_view.h"
 #include "hms/load.h"
@@ -200,8 +201,12 @@ TEST(LiveProcessTest, WhySaysWhatHappenedAndWhatElseThereWas) {
   says(returned, "the application wrote it: it moved from fake:0-memory to host memory");
   EXPECT_LT(returned.find("to host memory"), returned.find("to fake:0-memory")) << "the newest comes first";
   const std::string shared = why(900);
-  says(shared, "is in device memory, which the application has mapped there too");
-  says(shared, "where both sides map it");
+  // Where the CPU cannot map the device's memory, they meet in the host's.
+  const bool meets_in_host_memory = options().private_memory;
+  says(shared, meets_in_host_memory ? "is in host memory, which devices have mapped there too"
+                                    : "is in device memory, which the application has mapped there too");
+  says(shared,
+       fmt::format("it went to {}, where both sides map it", meets_in_host_memory ? "host memory" : "fake:0-memory"));
   says(why(600), "None of the last");
   const ToolOutcome nowhere = run_tool(process.argument("why") + " 0x1000");
   says(nowhere.output, "0x1000 is not mapped.");

@@ -13,6 +13,10 @@ std::string page_text(const PageResidency& page) {
     return page.on_device ? "is in device memory, which the application has mapped there too"
                           : "is device memory that nobody has touched";
   }
+  if (page.pinned) {
+    return page.on_host ? "is in host memory, which devices have mapped there too"
+                        : "is host memory for devices and the application, which has not touched it";
+  }
   if (page.on_device) {
     return page.on_host ? "is in device memory and with the application, as copies of each other"
                         : "is in device memory only";
@@ -47,7 +51,8 @@ std::string block_text(const LiveState& state, std::uint64_t address) {
 
 std::string place_text(const LiveState* state, std::uint64_t address, const PageResidency& page) {
   if (!page.mapped) return "is not mapped";
-  const std::string name = page.mapping.empty() || page.shared ? "" : fmt::format("({}) ", printable(page.mapping));
+  const std::string name =
+      page.mapping.empty() || page.shared || page.pinned ? "" : fmt::format("({}) ", printable(page.mapping));
   return name + page_text(page) + node_text(state, page) + (state == nullptr ? "" : block_text(*state, address));
 }
 
