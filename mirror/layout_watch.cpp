@@ -9,6 +9,8 @@ namespace mirrorcl::mirror {
 namespace {
 
 constexpr int kAccess = PROT_READ | PROT_WRITE;
+// Beside a protection, where spans are stored.
+constexpr std::uint64_t kPrivate = std::uint64_t{1} << 31;
 
 // The part of `span` that lies in [start, end).
 LayoutWatch::Span part_of(const LayoutWatch::Span& span, std::uint64_t start, std::uint64_t end) noexcept {
@@ -20,14 +22,15 @@ LayoutWatch::Span part_of(const LayoutWatch::Span& span, std::uint64_t start, st
 
 bool continues(const LayoutWatch::Span& left, const LayoutWatch::Span& right) noexcept {
   return left.range.end() == right.range.start && left.protection == right.protection && left.file == right.file &&
-         left.devices == right.devices && (!left.is_file() || left.file_offset + left.range.size == right.file_offset);
+         left.devices == right.devices && left.is_private == right.is_private &&
+         (!left.is_file() || left.file_offset + left.range.size == right.file_offset);
 }
 
 }  // namespace
 
 bool LayoutWatch::Span::matches(const MappingInfo& mapping) const noexcept {
   if ((mapping.protection & kAccess) != (protection & kAccess)) return false;
-  return !is_file() || (mapping.shared && mapping.file == file &&
+  return !is_file() || (mapping.shared != is_private && mapping.file == file &&
                         mapping.file_offset - mapping.range.start == file_offset - range.start);
 }
 
@@ -35,17 +38,19 @@ LayoutWatch::Span LayoutWatch::Words::read() const noexcept {
   // Acquire, so that the sequence is read again after them.
   const auto word = [this](std::size_t i) { return words[i].load(std::memory_order_acquire); };
   return {{word(0), word(1)},
-          static_cast<int>(word(2) & 0xffff'ffff),
+          static_cast<int>(word(2) & (kPrivate - 1)),
           {static_cast<std::uint32_t>(word(3) >> 32), static_cast<std::uint32_t>(word(3)), word(4)},
           word(5),
-          static_cast<DeviceSet>(word(2) >> 32)};
+          static_cast<DeviceSet>(word(2) >> 32),
+          (word(2) & kPrivate) != 0};
 }
 
 void LayoutWatch::Words::write(const Span& span) noexcept {
   const auto set = [this](std::size_t i, std::uint64_t value) { words[i].store(value, std::memory_order_release); };
   set(0, span.range.start);
   set(1, span.range.size);
-  set(2, std::uint64_t{span.devices} << 32 | static_cast<std::uint32_t>(span.protection));
+  set(2, std::uint64_t{span.devices} << 32 | (span.is_private ? kPrivate : 0) |
+             static_cast<std::uint32_t>(span.protection));
   set(3, std::uint64_t{span.file.device_major} << 32 | span.file.device_minor);
   set(4, span.file.inode);
   set(5, span.file_offset);

@@ -24,13 +24,14 @@ class LayoutWatch {
   static constexpr unsigned kMaxQueries = 64;
 
   // A range that is mapped with `protection` (of which only reading and writing count) and, if `file` is not empty,
-  // shows that file from `file_offset` on in a shared mapping, which `devices` map too.
+  // shows that file from `file_offset` on in a shared mapping, which `devices` map too; or in a private one.
   struct Span {
     Range range;
     int protection;
     FileIdentity file{};
     std::uint64_t file_offset = 0;
     DeviceSet devices = 0;
+    bool is_private = false;
 
     bool is_file() const { return file != FileIdentity{}; }
     // Whether `mapping` is, where the two overlap, what this span says.

@@ -70,6 +70,7 @@ Result<void> Migrator::open() {
   coherent_mappings_limit_ = read_max_map_count() / 4;
   bounce_ = static_cast<char*>(memory_->allocate(kBlockSize, kPageSize));
   if (auto opened = pinned_.open(); !opened) return opened;
+  policies_.is_own_file(pinned_.fd());
   thread_blocks_.open();
   threads_.open();
   nodes_.open();
@@ -115,6 +116,7 @@ AttachedDevice* Migrator::attach(DeviceOperations* operations) noexcept {
   device->operations = operations;
   device->shared_file = identity_of(shared(*device).fd());
   placement_.attach(device->index, !operations->capabilities().memory_cpu_mappable);
+  if (operations->memory_fd() >= 0) policies_.is_own_file(operations->memory_fd());
   end_all_sharing(*device);
   return device;
 }

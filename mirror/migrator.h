@@ -99,8 +99,9 @@ class Migrator {
   // No device maps a file any more.
   void end_sharing_all() noexcept { end_sharing({0, ~std::uint64_t{0}}); }
   PolicyWatch& policies() noexcept { return policies_; }
-  // Any thread: false if what devices rely on in the application's mappings has changed; then apply_layout().
-  bool layout_unchanged() noexcept { return watch_.unchanged(space_); }
+  // Any thread: false if what devices rely on in the application's mappings, or a mapping with a policy, has changed;
+  // then policies().apply_files() and apply_layout().
+  bool layout_unchanged() noexcept { return watch_.unchanged(space_) && policies_.files_unchanged(); }
   Outcome apply_layout() noexcept;
   // In the child of a fork.
   void close_in_child() noexcept {

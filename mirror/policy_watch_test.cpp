@@ -3,7 +3,9 @@
 #include "mirror/policy_watch.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <array>
 #include <memory_resource>
 
 #include "mirror/mirror_fixture.h"
@@ -127,6 +129,89 @@ TEST_F(PolicyWatchTest, PoliciesFromBeforeAreWatchedToo) {
   const auto address = reinterpret_cast<std::uint64_t>(memory_.data());
   ASSERT_EQ(policies_->change({address, address + kPageSize}, read_mostly()), 0);
   mirror_->follow_policies(policies_.get());
+  ASSERT_EQ(munmap(memory_.data(), kPageSize), 0);
+  EXPECT_FALSE(has_policy(memory_.data()));
+}
+
+class PolicyOfAFile : public PolicyWatchTest {
+ protected:
+  static constexpr std::size_t kPages = 8;
+  void SetUp() override {
+    PolicyWatchTest::SetUp();
+    for (UniqueFd& file : files_) {
+      file.reset(memfd_create("policy-of-a-file", MFD_CLOEXEC));
+      ASSERT_EQ(ftruncate(file.get(), 2 * kPages * kPageSize), 0);
+    }
+  }
+  // Over the memory of the test.
+  void show(int fd, int flags, std::size_t offset = 0) {
+    ASSERT_EQ(mmap(memory_.data(), kPages * kPageSize, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd,
+                   static_cast<off_t>(offset)),
+              memory_.data());
+  }
+  std::array<UniqueFd, 2> files_;
+};
+
+TEST_F(PolicyOfAFile, EndsWithItsMapping) {
+  for (const int flags : {MAP_SHARED, MAP_PRIVATE}) {
+    show(files_[0].get(), flags);
+    set_policy(memory_.data(), kPages);
+    EXPECT_TRUE(has_policy(memory_.data()));
+    ASSERT_EQ(munmap(memory_.data(), 2 * kPageSize), 0);
+    EXPECT_FALSE(has_policy(memory_.data()));
+    EXPECT_TRUE(has_policy(memory_.data() + 2 * kPageSize)) << "of the rest it stays";
+    show(-1, MAP_PRIVATE | MAP_ANONYMOUS);
+    EXPECT_FALSE(has_policy(memory_.data() + 2 * kPageSize));
+  }
+}
+
+TEST_F(PolicyOfAFile, EndsWhenTheAddressesShowAnother) {
+  show(files_[0].get(), MAP_SHARED);
+  set_policy(memory_.data(), kPages);
+  show(files_[0].get(), MAP_SHARED);
+  EXPECT_TRUE(has_policy(memory_.data())) << "the same part of the same file";
+  show(files_[1].get(), MAP_SHARED);
+  EXPECT_FALSE(has_policy(memory_.data())) << "another file";
+  set_policy(memory_.data(), kPages);
+  show(files_[1].get(), MAP_SHARED, kPageSize);
+  EXPECT_FALSE(has_policy(memory_.data())) << "another part of it";
+  set_policy(memory_.data(), kPages);
+  show(files_[1].get(), MAP_PRIVATE, kPageSize);
+  EXPECT_FALSE(has_policy(memory_.data())) << "a mapping of another kind";
+}
+
+TEST_F(PolicyOfAFile, StaysWhenTheProtectionChanges) {
+  show(files_[0].get(), MAP_SHARED);
+  set_policy(memory_.data(), kPages);
+  for (const int protection : {PROT_READ, PROT_READ | PROT_WRITE}) {
+    ASSERT_EQ(mprotect(memory_.data(), 2 * kPageSize, protection), 0);
+    EXPECT_TRUE(has_policy(memory_.data()));
+    EXPECT_TRUE(has_policy(memory_.data() + 2 * kPageSize));
+  }
+  ASSERT_EQ(munmap(memory_.data(), kPages * kPageSize), 0);
+  EXPECT_FALSE(has_policy(memory_.data())) << "watched all the same";
+}
+
+// The mirror replaces such memory by anonymous memory when a device first uses it.
+TEST_F(PolicyOfAFile, StaysWhenPrivateMemoryOfItIsMirrored) {
+  show(files_[0].get(), MAP_PRIVATE);
+  set_policy(memory_.data(), kPages);
+  *memory_.word(1) = 5;
+  device_.store<std::uint64_t>(memory_.word(0), 1);
+  EXPECT_EQ(statistics().pages_made_anonymous, kPages);
+  EXPECT_TRUE(has_policy(memory_.data()));
+  EXPECT_EQ(*memory_.word(0), 1U);
+  EXPECT_TRUE(has_policy(memory_.data()));
+  ASSERT_EQ(munmap(memory_.data(), kPages * kPageSize), 0);
+  EXPECT_FALSE(has_policy(memory_.data()));
+}
+
+TEST_F(PolicyWatchTest, CoherentMemoryKeepsThePolicyThatItGetsThen) {
+  for (int i = 0; i < 10; ++i) exchange(memory_.word(0), 10);
+  EXPECT_GT(statistics().coherent_upgrades, 0U);
+  set_policy(memory_.data(), 4);
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory_.data()), kBlockSize});
+  EXPECT_TRUE(has_policy(memory_.data()));
   ASSERT_EQ(munmap(memory_.data(), kPageSize), 0);
   EXPECT_FALSE(has_policy(memory_.data()));
 }

@@ -65,6 +65,7 @@ int Migrator::make_run_anonymous(AttachedDevice& device, Block& block, PageRun r
   drop_snapshots(block, PageMask(run));
   block.mark_registered(run);
   watch(range, PROT_READ | PROT_WRITE);
+  policies_.became_anonymous(range);
   counters_.add(&Statistics::pages_made_anonymous, run.count);
   if (error = page_pipe_.take(bounce_, range.size); error != 0) {
     log_error("the contents of {:#x}-{:#x} are lost: error {}", range.start, range.end(), -error);

@@ -311,6 +311,7 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
       if (migrator_.has_devices()) migrator_.drop_snapshots();
       return true;
     case Request::Kind::kLayout:
+      migrator_.policies().apply_files();
       return !migrator_.has_devices() || migrator_.apply_layout() != Outcome::kAgain;
     case Request::Kind::kBringHome:
       return !migrator_.has_devices() || continue_bringing_home(slot.request.range);
