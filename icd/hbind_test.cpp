@@ -3,9 +3,13 @@
 #include "hms/hbind.h"
 
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <thread>
 #include <vector>
 
 #include "CL/cl_ext_mirrorcl.h"
@@ -163,6 +167,36 @@ TEST(HbindBesideOpenCl, MovesMemoryToTheDriversDevice) {
   for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(bytes[page * kPage], static_cast<char>(page));
   EXPECT_EQ(hms_unbind(memory, kPages * kPage), 0);
   munmap(memory, kPages * kPage);
+}
+
+// A process that has just begun forks all the time while the first call starts the device.
+[[noreturn]] void fork_while_the_device_starts() {
+  alarm(60);
+  Driver::get();
+  std::atomic<bool> started{false};
+  std::thread first([&] {
+    (void)hms::process_binder();
+    started = true;
+  });
+  bool good = true;
+  while (!started && good) {
+    const pid_t child = fork();
+    if (child == 0) _exit(0);
+    int status = 1;
+    good = waitpid(child, &status, 0) == child && status == 0;
+  }
+  first.join();
+  std::vector<char> bytes(64 * 4096, 1);
+  const hms::Target* memory = (*hms::process_binder())->topology()->target_of_device("mirrorcl:0");
+  if (memory != nullptr) good = good && hms_migrate(bytes.data(), bytes.size(), &memory->uid, 1) >= 63;
+  _exit(good ? 0 : 1);
+}
+
+TEST(HbindBesideOpenClDeathTest, ForksWhileTheDeviceStartsWaitForNobody) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // a program of its own
+  for (int round = 0; round < 3; ++round) {
+    EXPECT_EXIT(fork_while_the_device_starts(), ::testing::ExitedWithCode(0), "");
+  }
 }
 
 }  // namespace
