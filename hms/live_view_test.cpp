@@ -55,10 +55,12 @@ Object good_object() {
   o.header.devices = table(o.devices);
   o.header.topology = table(o.topology);
   o.header.allocations = table(o.allocations);
-  o.header.allocations_made = 1;
-  o.allocations[0].sequence = 2;
-  o.allocations[0].address = 0x5000;
-  o.allocations[0].flags = live::Decision::kAllocation;
+  o.header.allocations_made = 2;
+  for (live::Decision& allocation : o.allocations) {
+    allocation.sequence = 2;
+    allocation.address = 0x5000;
+    allocation.flags = live::Decision::kAllocation;
+  }
   set_text(o.names[0].text, "faults");
   set_text(o.names[1].text, "\033[31mred\n");
   o.counters[0] = 7;
@@ -114,8 +116,8 @@ TEST(LiveViewTest, ReadsWhatTheLayoutSays) {
   ASSERT_EQ(state->decisions.size(), 3U) << "without the one that is being written";
   EXPECT_EQ(state->decisions[0].number, 2U);
   EXPECT_EQ(state->decisions[2].address, 4 * 4096U);
-  ASSERT_EQ(state->allocations.size(), 1U);
-  EXPECT_EQ(state->allocations[0].address, 0x5000U);
+  ASSERT_EQ(state->allocations.size(), 2U);
+  EXPECT_EQ(state->allocations[1].address, 0x5000U);
   ASSERT_EQ(state->blocks.size(), 2U);
   EXPECT_EQ(state->blocks[0].base, 0x200000U);
   EXPECT_EQ(state->block(0x3fffff), &state->blocks[0]);
