@@ -85,7 +85,7 @@ Result<void> Migrator::open() {
 
 void Migrator::note(const AttachedDevice& device, Range range, hms::Action action, Live::To to,
                     hms::Reason reason) noexcept {
-  moved_since_look_ = moved_since_look_ || to == Live::To::kDevice;
+  moved_since_look_ = moved_since_look_ || to == Live::To::kDevice || action == hms::Action::kShare;
   const auto counter = action == hms::Action::kShare ? &DeviceStatistics::coherent_upgrades
                        : to == Live::To::kDevice     ? &DeviceStatistics::pages_in
                                                      : &DeviceStatistics::pages_home;
