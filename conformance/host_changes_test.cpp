@@ -213,7 +213,8 @@ TEST_F(HostChanges, FreedLazilyItHoldsWhatWasWrittenOrZerosAndThenWhatIsWritten)
     if (round % 2 == 0) {  // at home again
       ASSERT_EQ(std::accumulate(data, data + kCount, 0L), series(kCount, round));
     }
-    ASSERT_EQ(madvise(data, memory.size(), MADV_FREE), 0);
+    // A driver may have made the memory of a kind that cannot be freed lazily; what is written must stay all the same.
+    ASSERT_TRUE(madvise(data, memory.size(), MADV_FREE) == 0 || errno == EINVAL) << std::strerror(errno);
     for (std::size_t i = 0; i < kCount; ++i) {
       ASSERT_TRUE(data[i] == 0 || data[i] == round + static_cast<int>(i)) << i << " holds " << data[i];
     }
