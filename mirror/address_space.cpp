@@ -50,6 +50,28 @@ constexpr std::uint64_t kHoldsSomething = std::uint64_t{3} << 62;  // present or
 constexpr std::uint64_t kGuard = std::uint64_t{1} << 58;
 constexpr std::uint64_t kOfFile = std::uint64_t{1} << 61;  // of a file or of shared anonymous memory
 
+struct PageRegion {  // struct page_region
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint64_t categories;
+};
+struct PagemapScan {  // struct pm_scan_arg, 6.7
+  std::uint64_t size;
+  std::uint64_t flags;
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint64_t walked_to;
+  std::uint64_t regions;
+  std::uint64_t region_count;
+  std::uint64_t max_pages;
+  std::uint64_t inverted;
+  std::uint64_t all_of;
+  std::uint64_t any_of;
+  std::uint64_t returned;
+};
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
+constexpr std::uint64_t kScanHuge = 1 << 6;
+
 bool parse_hex(std::string_view* text, std::uint64_t* value) {
   auto result = std::from_chars(text->data(), text->data() + text->size(), *value, 16);
   if (result.ec != std::errc{}) return false;
@@ -316,6 +338,19 @@ int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
     if ((entries[page] & kHoldsSomething) != 0) present->set(page);
   }
   return 0;
+}
+
+bool AddressSpace::is_huge(Range range) const noexcept {
+  PageRegion region{};
+  PagemapScan scan{};
+  scan.size = sizeof scan;
+  scan.start = range.start;
+  scan.end = range.end();
+  scan.regions = reinterpret_cast<std::uint64_t>(&region);
+  scan.region_count = 1;
+  scan.all_of = scan.returned = kScanHuge;
+  return raw_syscall(SYS_ioctl, pagemap_.get(), kPagemapScan, &scan) == 1 && region.start == range.start &&
+         region.end == range.end();
 }
 
 bool AddressSpace::has_guard(Range range) const noexcept {

@@ -86,6 +86,9 @@ class AddressSpace {
   // relatives, not to a file's page cache; -EAGAIN if one is not; or -errno.
   int all_private(Range range) const noexcept;
 
+  // All of `range` are huge pages that belong to this process. False before Linux 6.7, which does not tell.
+  bool is_huge(Range range) const noexcept;
+
   // A page of `range` (at most kBlockPages) is a guard (MADV_GUARD_INSTALL): any access to it is an error. Always false
   // before Linux 6.15.
   bool has_guard(Range range) const noexcept;

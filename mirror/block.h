@@ -137,6 +137,7 @@ class Block {
   std::uint64_t granted_ns = 0;
   unsigned granted_to = 0;
   std::uint64_t came_home_ns = 0;
+  bool was_huge = false;        // all of it went to a device as one huge page
   std::int16_t home_node = -1;  // the NUMA node where pages were that went to a device last; -1: not known
   // Lazily attached by the migrator; null until a page has returned.
   ReturnCounter* returns = nullptr;

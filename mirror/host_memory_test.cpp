@@ -433,6 +433,24 @@ TEST_F(HostMemoryTest, HugePages) {
   for (std::size_t page = 200; page < 2 * kBlockPages; ++page) ASSERT_EQ(*memory.word(page), page);
 }
 
+TEST_F(HostMemoryTest, HugePagesAreKeptWhole) {
+  TestMemory memory(2 * kBlockPages);
+  madvise(memory.data(), memory.size(), MADV_HUGEPAGE);
+  for (std::size_t page = 0; page < 2 * kBlockPages; ++page) *memory.word(page) = page;
+  const Range range{reinterpret_cast<std::uint64_t>(memory.data()), memory.size()};
+  if (!space_.is_huge(range)) GTEST_SKIP() << "the kernel has made no huge pages here, or does not tell";
+  for (std::uint64_t round = 1; round < 4; ++round) {
+    ASSERT_EQ(mirror_->bring_in(device_, range, Untouched::kSkip), 0);
+    for (std::size_t page = 0; page < 2 * kBlockPages; ++page) {
+      ASSERT_EQ(device_.load(memory.word(page)), round - 1 + page);
+      device_.store(memory.word(page), round + page);
+    }
+    mirror_->bring_home(range);
+    EXPECT_TRUE(space_.is_huge(range)) << "round " << round;
+    for (std::size_t page = 0; page < 2 * kBlockPages; ++page) ASSERT_EQ(*memory.word(page), round + page);
+  }
+}
+
 TEST_F(HostMemoryTest, NoWriteIsLostWhilePagesBecomeCoherent) {
   constexpr std::size_t kPages = 64;
   TestMemory memory(kPages);

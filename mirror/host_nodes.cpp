@@ -98,6 +98,12 @@ int HostNodes::look_up(std::uint32_t id) const noexcept {
                                                                          : node_of_cpu_[static_cast<std::size_t>(cpu)];
 }
 
+bool HostNodes::has_policy(std::uint64_t address) const noexcept {
+  if (!several_) return false;
+  int mode = MPOL_DEFAULT;
+  return raw_syscall(SYS_get_mempolicy, &mode, nullptr, 0, address, MPOL_F_ADDR) == 0 && mode != MPOL_DEFAULT;
+}
+
 int HostNodes::node_of_thread(std::uint32_t id) noexcept {
   if (!several_ || id == 0) return kUnknownNode;
   Seen& seen = seen_[id % seen_.size()];

@@ -35,6 +35,8 @@ class HostNodes {
 
   // Where the application's page at `address` is; kUnknownNode: it has none, or this is not to be told.
   int node_of(std::uint64_t address) const noexcept;
+  // The memory at `address` has a policy of its own (mbind); never on a machine with one node.
+  bool has_policy(std::uint64_t address) const noexcept;
   // Where thread `id` of this process ran last, up to 10 ms ago.
   int node_of_thread(std::uint32_t id) noexcept;
   // Where the kernel would allocate a page that thread `id` touches, if no policy is set for the page: the node of the

@@ -315,6 +315,7 @@ Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, uns
       return failed(FaultKind::kUnknown);
     }
     unsigned moved = static_cast<unsigned>(progress.done / kPageSize);
+    block.was_huge = moved == kBlockPages && space_.is_huge({staging, kBlockSize});
     if (moved != 0) {
       Verdict verdict = adopt(device, block, {page, moved}, present, staging, urgent);
       if (verdict.outcome != Outcome::kDone) return verdict;

@@ -173,6 +173,18 @@ void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run
   }
 }
 
+// A block that went as one huge page comes home as one. What does not arrive so comes page by page.
+void Migrator::copy_home_whole(AttachedDevice& device, Block& block, Homecoming* result) noexcept {
+  block.was_huge = false;
+  if (nodes_.has_policy(block.base())) return;  // which only pages heed that are allocated there
+  const OnNode node(result->node);
+  const std::uint64_t staging = staging_.take_huge(space_);
+  if (staging == 0 || device->copy_out(block.range(), reinterpret_cast<void*>(staging)) != 0) return;
+  const Progress progress = host_.move(block.base(), {staging, kBlockSize}, false);
+  result->arrived.set(PageRun{0, static_cast<unsigned>(progress.done / kPageSize)});
+  block.was_huge = passes(progress.error);  // events come first, then it is tried again
+}
+
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
 Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept {
   if (leave == Leave::kNothing) drop_other_copies(device, block, PageMask(run));
@@ -181,7 +193,8 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
   Homecoming home;
   home.node = landing_node(block);
   const auto copy = [&](PageRun part) { copy_home(device, block, part, leave, &home); };
-  copy_in_parts(device->capabilities().parallel_copies, run, urgent, copy);
+  if (block.was_huge && run.count == kBlockPages && leave == Leave::kNothing) copy_home_whole(device, block, &home);
+  if (home.arrived.none()) copy_in_parts(device->capabilities().parallel_copies, run, urgent, copy);
   const PageMask away = PageMask(run) & ~home.arrived & ~home.skipped;
   const PageMask copied = home.arrived;
   const PageMask left_device = leave == Leave::kCopy ? home.skipped : home.arrived | home.skipped;

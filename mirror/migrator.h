@@ -307,6 +307,7 @@ class Migrator {
     if (!nodes_.follows_threads()) return kUnknownNode;
     return kernel_node_ != kUnknownNode ? kernel_node_ : block.home_node;
   }
+  void copy_home_whole(AttachedDevice& device, Block& block, Homecoming* result) noexcept;
   void copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
   // The application's page of which devices have copies is to be the only one: those go, and those around it.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;

@@ -46,8 +46,8 @@ class Model {
  public:
   static constexpr unsigned kPages = 4 * kBlockPages;
   static constexpr std::uint64_t kSize = kPages * kPageSize;
-  // Where nothing else comes to lie, with or without a sanitizer: far below the kernel's own choices, so that holes stay
-  // holes.
+  // Where nothing else comes to lie, with or without a sanitizer: far below the kernel's own choices, so that holes
+  // stay holes.
   static constexpr std::uint64_t kArena = window::kWindow.end() + 64 * window::kGiB;
 
   Model(Mirror& mirror, ModelDevice& device);

@@ -14,6 +14,7 @@ namespace mirrorcl::mirror {
 
 namespace {
 
+constexpr int kPopulateWrite = 23;   // MADV_POPULATE_WRITE, 5.14
 constexpr int kDontneedLocked = 24;  // MADV_DONTNEED_LOCKED, 5.18
 
 }  // namespace
@@ -40,6 +41,15 @@ std::uint64_t Staging::take_locked(std::uint64_t size) noexcept {
   return lock_ == Lock::kHeld ? take(locked_, size) : 0;
 }
 
+std::uint64_t Staging::take_huge(const AddressSpace& space) noexcept {
+  if (!space.is_huge(kHuge)) {
+    raw_syscall(SYS_madvise, kHuge.start, kHuge.size, MADV_DONTNEED);  // the small pages of a former attempt
+    if (raw_syscall(SYS_madvise, kHuge.start, kHuge.size, MADV_HUGEPAGE) != 0) return 0;
+    if (raw_syscall(SYS_madvise, kHuge.start, kHuge.size, kPopulateWrite) != 0 || !space.is_huge(kHuge)) return 0;
+  }
+  return kHuge.start;
+}
+
 std::uint64_t Staging::take(Area& area, std::uint64_t size) noexcept {
   // Whole blocks are aligned like their source, so that huge pages move whole.
   if (size == kBlockSize) area.next = block_down(area.next + kBlockSize - 1);
@@ -64,6 +74,7 @@ int Staging::discard(Range range, int advice) noexcept {
 void Staging::empty() noexcept {
   empty(plain_);
   empty(locked_);
+  raw_syscall(SYS_madvise, kHuge.start, kHuge.size, MADV_DONTNEED);
 }
 
 void Staging::empty(Area& area) noexcept {

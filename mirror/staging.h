@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "device/window.h"
+#include "mirror/address_space.h"
 #include "mirror/copy_threads.h"
 #include "mirror/page_mask.h"
 #include "mirror/userfaultfd.h"
@@ -32,6 +33,8 @@ class Staging {
   // The same in locked memory, the only one that MOVE takes locked pages to. It counts against RLIMIT_MEMLOCK from the
   // first call on; 0 if the limit is lower.
   std::uint64_t take_locked(std::uint64_t size) noexcept;
+  // A range of one block with a huge page in it, for contents that are to be moved out of it; 0 if the kernel has none.
+  std::uint64_t take_huge(const AddressSpace& space) noexcept;
   // Where take() takes from: registered like the application's memory.
   static constexpr Range area() noexcept { return kPlain; }
   // Empties it all now, so that it holds no memory while nothing is going on.
@@ -49,6 +52,8 @@ class Staging {
 
   static constexpr Range kPlain{window::kStaging.start, kSize};
   static constexpr Range kLocked{kPlain.end(), kBlockSize};
+  // Not registered: what lies there is this thread's. A page that was not moved out of it is used again.
+  static constexpr Range kHuge{kLocked.end(), kBlockSize};
   enum class Lock : std::uint8_t { kUntried, kHeld, kRefused };
 
   const Userfaultfd& host_;

@@ -25,10 +25,9 @@ constexpr std::uint64_t kMoveAllowHoles = 2;
 constexpr unsigned long kMoveRequest = _IOWR(UFFDIO, 0x05, MoveArgument);
 constexpr unsigned long kNewFromDevice = _IO(0xAA, 0x00);  // USERFAULTFD_IOC_NEW, 6.1
 
-constexpr std::uint64_t kRequiredFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_REMAP |
-                                            UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
-                                            UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MISSING_SHMEM |
-                                            UFFD_FEATURE_MINOR_SHMEM | kFeatureWpShmem;
+constexpr std::uint64_t kRequiredFeatures =
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
+    UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | kFeatureWpShmem;
 
 long create_fd() noexcept {
   long fd = raw_syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
