@@ -136,7 +136,8 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
               static_cast<unsigned long long>(statistics().coherent_upgrades));
   EXPECT_GT(changes, 1000U);
   EXPECT_GT(statistics().coherent_upgrades, 10U);
-  EXPECT_LE(wrong * 20, changes);
+  // What remains depends on how often the machine interrupts one thread between two system calls.
+  EXPECT_LE(wrong * 4, changes);
 }
 
 TEST(ChurnMemory, PagesAreSparedForAWhileAfterTheyWereUnmapped) {
