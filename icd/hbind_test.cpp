@@ -41,7 +41,8 @@ TEST(HbindBesideOpenCl, PoliciesEndWithTheirMemory) {
   Driver::get();
   const auto binder = hms::process_binder();
   ASSERT_TRUE(binder) << binder.error().message;
-  const hms::Target* device = (*binder)->topology()->target_of_device("mirrorcl:0");
+  const auto topology = (*binder)->topology();  // another may take its place
+  const hms::Target* device = topology->target_of_device("mirrorcl:0");
   if (device == nullptr) GTEST_SKIP() << "the ATS device has no memory of its own";
   const std::uint32_t before = (*binder)->policies().range_count();
   void* memory = mmap(nullptr, 64 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -59,7 +60,8 @@ TEST(HbindBesideOpenCl, PoliciesEndWithTheirMemory) {
 TEST(HbindBesideOpenCl, PoliciesEndWithAnSvmAllocation) {
   const auto binder = hms::process_binder();
   ASSERT_TRUE(binder) << binder.error().message;
-  const hms::Target* node = (*binder)->topology()->target_of_node(0);
+  const auto topology = (*binder)->topology();  // another may take its place
+  const hms::Target* node = topology->target_of_node(0);
   if (node == nullptr) GTEST_SKIP() << "no node 0";
   cl_device_id device = Driver::get().device;
   cl_int error = 0;
@@ -187,7 +189,8 @@ TEST(HbindBesideOpenCl, MovesMemoryToTheDriversDevice) {
   }
   first.join();
   std::vector<char> bytes(64 * 4096, 1);
-  const hms::Target* memory = (*hms::process_binder())->topology()->target_of_device("mirrorcl:0");
+  const auto topology = (*hms::process_binder())->topology();
+  const hms::Target* memory = topology->target_of_device("mirrorcl:0");
   if (memory != nullptr) good = good && hms_migrate(bytes.data(), bytes.size(), &memory->uid, 1) >= 63;
   _exit(good ? 0 : 1);
 }
