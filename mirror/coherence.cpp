@@ -172,8 +172,8 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
   counters_.add(&Statistics::coherent_upgrades, run.count);
   const Live::To place = shared(device).on_host() ? Live::To::kHost : Live::To::kDevice;
   note(device, range, hms::Action::kShare, place, cause_.reason);
-  // Spares the application a fault per page; if events stand in the way, it takes them.
-  if (host_.install(range).error != 0) host_.wake(range);
+  // Spares the application a fault per page; if events stand in the way, or have been read meanwhile, it takes them.
+  if (events_.pending_on(range) || host_.install(range).error != 0) host_.wake(range);
   count_replay();
   on_device([&] { return shared(device).map(range, Access::kReadWrite); });
   return Outcome::kDone;

@@ -10,7 +10,8 @@ namespace {
 
 // How long after its event the kernel may not yet have dropped the pages.
 constexpr std::uint64_t kDiscardGraceNs = 20'000'000;
-// How long it is watched what becomes of coherent pages, in case the thread has been interrupted for longer.
+// How long launches wait to know what becomes of coherent pages: on a busy machine the thread may be interrupted in its
+// system call for tens of milliseconds.
 constexpr std::uint64_t kWatchNs = 200'000'000;
 
 }  // namespace
@@ -94,7 +95,7 @@ Outcome Migrator::settle_discards() noexcept {
     }
     discard.pages &= ~gone;
     if (discard.pages.none() || now - discard.since_ns > kWatchNs) return true;
-    if (now - discard.since_ns < kDiscardGraceNs) outcome = Outcome::kAgain;
+    outcome = Outcome::kAgain;
     return false;
   });
   return outcome;
