@@ -85,6 +85,21 @@ bool skip(std::string_view* text, char expected) {
   return true;
 }
 
+// The name of the file in a line of /proc/PID/maps, with a zero behind it; leaves `name` alone if there is none, the
+// file has lost it, or it is too long.
+void copy_name(std::string_view line, std::span<char> name) noexcept {
+  constexpr std::string_view kNewline = "\\012";  // the one character that is written in another way
+  const std::size_t start = line.find('/');
+  if (start == std::string_view::npos || line.ends_with(" (deleted)") || line.size() - start >= name.size()) return;
+  std::size_t size = 0;
+  for (std::size_t at = start; at < line.size(); ++at) {
+    const bool newline = line.substr(at).starts_with(kNewline);
+    name[size++] = newline ? '\n' : line[at];
+    if (newline) at += kNewline.size() - 1;
+  }
+  name[size] = 0;
+}
+
 }  // namespace
 
 bool MappingInfo::readable() const {
@@ -104,25 +119,6 @@ bool MappingInfo::private_file() const {
 bool MappingInfo::shared_file() const {
   return shared && file != FileIdentity{} && !excluded && readable();
 }
-
-namespace {
-
-// The name of the file in a line of /proc/PID/maps, with a zero behind it; leaves `name` alone if there is none, the
-// file has lost it, or it is too long.
-void copy_name(std::string_view line, std::span<char> name) noexcept {
-  constexpr std::string_view kNewline = "\\012";  // the one character that is written in another way
-  const std::size_t start = line.find('/');
-  if (start == std::string_view::npos || line.ends_with(" (deleted)") || line.size() - start >= name.size()) return;
-  std::size_t size = 0;
-  for (std::size_t at = start; at < line.size(); ++at) {
-    const bool newline = line.substr(at).starts_with(kNewline);
-    name[size++] = newline ? '\n' : line[at];
-    if (newline) at += kNewline.size() - 1;
-  }
-  name[size] = 0;
-}
-
-}  // namespace
 
 bool parse_maps_line(std::string_view line, MappingInfo* info) noexcept {
   std::uint64_t start = 0;

@@ -136,8 +136,10 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
               static_cast<unsigned long long>(statistics().coherent_upgrades));
   EXPECT_GT(changes, 1000U);
   EXPECT_GT(statistics().coherent_upgrades, 10U);
-  // What remains depends on how often the machine interrupts one thread between two system calls.
-  EXPECT_LE(wrong * 4, changes);
+  // How many are overwritten depends on how often the thread is interrupted between two system calls, or waits in the
+  // second one for an mprotect that is under way. A replacement overwrites one change at most, and there are two for
+  // each upgrade: to the device's memory, and back.
+  EXPECT_LE(wrong, 2 * statistics().coherent_upgrades);
 }
 
 TEST(ChurnMemory, PagesAreSparedForAWhileAfterTheyWereUnmapped) {

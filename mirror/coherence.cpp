@@ -209,8 +209,9 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
 Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
   (void)settle_discards();
-  // After MADV_DONTNEED there is no page: zeros.
+  // It counts against the room there is, and comes even where there is none: the application waits for it.
   (void)has_room(device, kPageSize);
+  // After MADV_DONTNEED there is no page: zeros.
   on_device([&] { return shared(device).zero_fill(range); });
   int error = host_.install(range).error;
   if (error == -EAGAIN) return Outcome::kAgain;
