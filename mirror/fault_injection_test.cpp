@@ -3,7 +3,12 @@
 #include "mirror/fault_injection.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
+
+#include <array>
+#include <string>
+#include <string_view>
 
 #include "base/log.h"
 #include "mirror/address_space.h"
@@ -60,6 +65,21 @@ class FaultInjectionTest : public MirrorTest {
   InjectionCounts before_{};
 };
 
+// Whether the thread sleeps, and not in a system call.
+bool sleeps_in_a_fault(pid_t thread) {
+  char text[32] = {};
+  UniqueFd file(open(("/proc/self/task/" + std::to_string(thread) + "/syscall").c_str(), O_RDONLY | O_CLOEXEC));
+  return read(file.get(), text, sizeof text - 1) > 0 && std::string_view(text).starts_with("-1 ");
+}
+
+// Returns when the thread has slept in a fault for a while: not for a lock of the kernel's, but for the mirror.
+void wait_until_it_waits_for_memory(const std::atomic<pid_t>& thread) {
+  for (int looks = 0; looks < 10; ++looks) {
+    if (thread == 0 || !sleeps_in_a_fault(thread)) looks = 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
 // --- the way home: the device has the only copy
 
 class ComingHomeTest : public FaultInjectionTest, public ::testing::WithParamInterface<int> {};
@@ -88,6 +108,54 @@ TEST_P(ComingHomeTest, BringHomeInsists) {
   mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
   EXPECT_EQ(device_.pages_in_use(), 0U);
   for (std::size_t page = 0; page < 4; ++page) ASSERT_EQ(*memory.word(page), page + 1);
+}
+
+// The second fault is read before the first brings its page along. To bring it once more would leave the application
+// with an old copy while the copy is refused.
+TEST_P(ComingHomeTest, PagesThatTwoThreadsReadAtOnceComeOnce) {
+  constexpr std::size_t kPages = 64;
+  TestMemory memory(kPages);
+  TestMemory other(1);
+  for (std::size_t page = 0; page < kPages; ++page) device_.store(memory.word(page), std::uint64_t{page + 1});
+  // What is read after them is read in bulk, and stays with the device too.
+  for (std::size_t page = 0; page < 16; ++page) EXPECT_EQ(*memory.word(page), page + 1);
+  static std::atomic<int> waiting;
+  static std::atomic<bool> held;
+  waiting = 0;
+  held = false;
+  device_.fail_copies(1, EAGAIN);
+  device_.before_failing([] {
+    held = true;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (waiting < 2 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  });
+  *other.word(0) = 1;
+  std::thread holder([&] { EXPECT_EQ(device_.load(other.word(0)), 1U); });
+  while (!held) std::this_thread::yield();
+  std::array<std::atomic<pid_t>, 2> ids{};
+  std::array<std::uint64_t, 2> found{};
+  std::array<std::thread, 2> readers;
+  for (std::size_t i = 0; i < readers.size(); ++i) {
+    readers[i] = std::thread([&, i] {
+      ids[i] = gettid();
+      found[i] = std::atomic_ref(*memory.word(16 + i)).load();
+    });
+  }
+  inject_once(Injected::kCopy, GetParam(), 1, 100);
+  for (const auto& id : ids) {
+    wait_until_it_waits_for_memory(id);
+    ++waiting;
+  }
+  for (std::thread& reader : readers) reader.join();
+  holder.join();
+  (void)mirror_->device_pages(device_, reinterpret_cast<std::uint64_t>(memory.data()));  // both have been tried by then
+  EXPECT_EQ(found[0], 17U);
+  EXPECT_EQ(found[1], 18U);
+  for (std::size_t page : {16, 17}) EXPECT_EQ(int{device_.snapshot(memory.word(page))}, FakeDevice::kRead) << page;
+  for (std::size_t page : {16, 17}) {
+    device_.store(memory.word(page), std::uint64_t{100 + page});
+    EXPECT_EQ(std::atomic_ref(*memory.word(page)).load(), 100 + page);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Errors, ComingHomeTest, ::testing::Values(EAGAIN, ENOMEM));

@@ -27,6 +27,12 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
       return rests(*block) ? Outcome::kAgain : bring_region_home(*block, page);
     case PageState::kDuplicated:
       if (!fault.write_protected) {
+        PageMask there;
+        if (space_.present_pages(range, &there) == 0 && there.any()) {
+          // It has come with another thread's fault since this one was read.
+          host_.wake(range);
+          return Outcome::kDone;
+        }
         // The application's copy has gone without our knowing; the device's is as good.
         block->duplicated_to_device(holder(*block, page).index, {page, 1});
         cause_.access = hms::Access::kWrite;  // a copy would go the same way
