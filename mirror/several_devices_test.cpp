@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include <array>
+#include <cstdio>
 #include <vector>
 
 #include "mirror/evacuation.h"
@@ -505,6 +506,19 @@ class ConcurrentDevicesTest : public SeveralDevicesTest {
   static constexpr std::size_t kPages = 48;
   static constexpr std::size_t kOwners = kDevices + 2;
 
+  // Counts what went wrong, and tells of the first few.
+  struct Wrong {
+    std::atomic<std::uint64_t> count{0};
+    void expect(const char* what, std::size_t owner, std::size_t page, FaultKind kind, std::uint64_t found,
+                std::uint64_t expected) {
+      if (kind == FaultKind::kNone && found == expected) return;
+      if (++count > 10) return;
+      std::printf("%s by %zu on page %zu: kind %d, found %llu, expected %llu\n", what, owner, page,
+                  static_cast<int>(kind), static_cast<unsigned long long>(found),
+                  static_cast<unsigned long long>(expected));
+    }
+  };
+
   void run_concurrently(const MirrorOptions& options, bool parallel_copies = false) {
     ASSERT_NO_FATAL_FAILURE(start(options));
     if (parallel_copies) {
@@ -512,7 +526,7 @@ class ConcurrentDevicesTest : public SeveralDevicesTest {
     }
     TestMemory memory(kPages);
     std::atomic<bool> stop{false};
-    std::atomic<std::uint64_t> wrong{0};
+    Wrong wrong;
     std::vector<std::thread> threads;
     for (std::size_t owner = 0; owner < kOwners; ++owner) {
       threads.emplace_back([&, owner] {
@@ -528,18 +542,21 @@ class ConcurrentDevicesTest : public SeveralDevicesTest {
             const bool writes = count == 1 && (random >> 20) % 2 == 0;
             if (owner >= kDevices) {
               std::atomic_ref<std::uint64_t> mine(*word);
-              if (mine.load() != expected[page]) ++wrong;
+              wrong.expect("read", owner, page, FaultKind::kNone, mine.load(), expected[page]);
               if (writes) mine.store(++expected[page]);
             } else {
               FakeDevice& mine = device(owner);
               std::uint64_t found = 0;
-              if (mine.read(word, &found, sizeof found) != FaultKind::kNone || found != expected[page]) ++wrong;
-              if (writes && mine.write(word, &++expected[page], sizeof found) != FaultKind::kNone) ++wrong;
+              const FaultKind kind = mine.read(word, &found, sizeof found);
+              wrong.expect("read", owner, page, kind, found, expected[page]);
+              if (!writes) continue;
+              ++expected[page];
+              wrong.expect("write", owner, page, mine.write(word, &expected[page], sizeof found), 0, 0);
             }
           }
         }
         for (std::size_t page = 0; page < kPages; ++page) {
-          if (memory.word(page)[8 * owner] != expected[page]) ++wrong;
+          wrong.expect("last", owner, page, FaultKind::kNone, memory.word(page)[8 * owner], expected[page]);
         }
       });
     }
@@ -552,7 +569,7 @@ class ConcurrentDevicesTest : public SeveralDevicesTest {
     }
     stop = true;
     for (auto& thread : threads) thread.join();
-    EXPECT_EQ(wrong, 0U);
+    EXPECT_EQ(wrong.count, 0U);
     EXPECT_GT(statistics().pages_between_devices, 0U);
   }
 };
