@@ -12,6 +12,12 @@ function(mirrorcl_target name)
   if(MIRRORCL_SANITIZER)
     target_compile_options(${name} PRIVATE -fsanitize=${MIRRORCL_SANITIZER})
     target_link_options(${name} PUBLIC -fsanitize=${MIRRORCL_SANITIZER})
+    get_target_property(type ${name} TYPE)
+    if(MIRRORCL_SANITIZER STREQUAL "address" AND type STREQUAL "EXECUTABLE")
+      # Without it programs have a copy of the runtime's variables beside their own, where the pinned threads' code,
+      # which looks at them, would find them gone to a device.
+      target_compile_options(${name} PRIVATE -fPIC)
+    endif()
     if(MIRRORCL_SANITIZER STREQUAL "thread")
       target_compile_options(${name} PRIVATE -Wno-tsan)  # it does not know fences, which only live.cpp has
     endif()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mirror/pinned_arena.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fmt/format.h>
 #include <link.h>
@@ -11,6 +12,7 @@
 #include <bit>
 #include <new>
 
+#include "base/sanitizers.h"
 #include "mirror/address_space.h"
 #include "mirror/page_mask.h"
 
@@ -33,6 +35,18 @@ std::size_t thread_local_storage_size() {
       },
       &size);
   return size;
+}
+
+// AddressSanitizer's own pthread_create keeps what it knows of the thread in memory beside the application's, which can
+// go to a device. Its runtime makes do with threads that it does not know: libc's is taken instead.
+auto pthread_create_of_libc() {
+  auto* create = &pthread_create;
+  if constexpr (kAddressSanitizer) {
+    void* libc = dlopen("libc.so.6", RTLD_NOW | RTLD_NOLOAD);
+    void* found = libc == nullptr ? nullptr : dlsym(libc, "pthread_create");
+    if (found != nullptr) create = reinterpret_cast<decltype(create)>(found);
+  }
+  return create;
 }
 
 }  // namespace
@@ -103,7 +117,7 @@ Result<void> PinnedThread::start(PinnedArena& arena, const char* name, void (*bo
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  int error = pthread_create(
+  int error = pthread_create_of_libc()(
       &thread_, &attributes,
       [](void* self) -> void* {
         auto* thread = static_cast<PinnedThread*>(self);
