@@ -53,7 +53,9 @@ class SoakTest : public ::testing::Test {
                 after.resident_pages - before.resident_pages, after.mappings - before.mappings,
                 after.descriptors - before.descriptors);
     // AddressSanitizer keeps what is freed, up to 256 MiB.
-    if (!kAddressSanitizer) EXPECT_LE(after.resident_pages, before.resident_pages + kPagesAllowed);
+    if (!kAddressSanitizer) {
+      EXPECT_LE(after.resident_pages, before.resident_pages + kPagesAllowed);
+    }
     EXPECT_LE(after.mappings, before.mappings + kMappingsAllowed);
     EXPECT_LE(after.descriptors, before.descriptors);  // fewer: the machine was still being looked at before
   }

@@ -74,11 +74,12 @@ class Threads {
 // -errno.
 template <typename Read, typename Visit>
 void for_each_shared_futex(const BlockedCall& call, Read read, Visit visit) noexcept {
+  constexpr auto kCommand = static_cast<std::uint64_t>(FUTEX_CMD_MASK);
   const auto& a = call.arguments;
   if (call.number == SYS_restart_syscall) return visit(a[0]);  // a wait with a timeout, maybe
   if (call.number == SYS_futex && (a[1] & FUTEX_PRIVATE_FLAG) == 0) {
     visit(a[0]);
-    if ((a[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_REQUEUE_PI) visit(a[4]);
+    if ((a[1] & kCommand) == FUTEX_WAIT_REQUEUE_PI) visit(a[4]);
   }
   // futex_wait(2) and futex_waitv(2) have numbers that headers may lack.
   constexpr long kWait = 455;
