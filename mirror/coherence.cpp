@@ -199,7 +199,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
     coherent_mappings_ -= coherent_mappings_ > 0 ? 1 : 0;
     if (mapping->range.end() > range.end()) grown_suspects_.push_back(range.end());
     block.coherent_to_device(device.index, part);
-    block.returns->forget(part);
+    if (block.returns != nullptr) block.returns->forget(part);
     host_.wake(range);
     page = part.end();
   }
