@@ -405,6 +405,7 @@ class Migrator {
   std::uint64_t looked_ns_ = 0;  // the last look after threads began
   std::uint64_t look_took_ns_ = 0;
   bool moved_since_look_ = false;
+  std::uint64_t moved_ns_ = 0;                    // something had moved when a look began last; 0: never yet
   bool lock_is_waited_for_ = false;               // a robust one
   std::array<FileIdentity, 16> refused_files_{};  // the last ones that could not be shared
   std::size_t next_refused_file_ = 0;

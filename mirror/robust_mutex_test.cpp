@@ -12,37 +12,10 @@
 #include "base/sanitizers.h"
 #include "mirror/evacuation.h"
 #include "mirror/mirror_fixture.h"
-#include "mirror/threads.h"
+#include "mirror/test_locks.h"
 
 namespace mirrorcl::mirror {
 namespace {
-
-// A robust mutex at the start of a page.
-class RobustMutex {
- public:
-  explicit RobustMutex(void* place, int protocol = PTHREAD_PRIO_NONE) : mutex_(static_cast<pthread_mutex_t*>(place)) {
-    pthread_mutexattr_t attributes;
-    pthread_mutexattr_init(&attributes);
-    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-    pthread_mutexattr_setprotocol(&attributes, protocol);
-    EXPECT_EQ(pthread_mutex_init(mutex_, &attributes), 0);
-    pthread_mutexattr_destroy(&attributes);
-  }
-  int lock() { return pthread_mutex_lock(mutex_); }
-  int try_lock() { return pthread_mutex_trylock(mutex_); }
-  int unlock() { return pthread_mutex_unlock(mutex_); }
-  // ETIMEDOUT after 20 s.
-  int lock_patiently() {
-    timespec patience{};
-    clock_gettime(CLOCK_REALTIME, &patience);
-    patience.tv_sec += 20;
-    return pthread_mutex_timedlock(mutex_, &patience);
-  }
-  std::uint64_t* word() { return reinterpret_cast<std::uint64_t*>(mutex_); }
-
- private:
-  pthread_mutex_t* mutex_;
-};
 
 // A thread that takes locks and then waits to be told to end without giving them back.
 class Owner {
@@ -66,16 +39,6 @@ class Owner {
   std::atomic<bool> may_end_{false};
   std::thread thread_;
 };
-
-bool somebody_waits_at(const void* address) {
-  Threads threads;
-  threads.open();
-  bool found = false;
-  threads.for_each_blocked([&](const BlockedCall& call) {
-    found = found || (call.number == SYS_futex && call.arguments[0] == reinterpret_cast<std::uint64_t>(address));
-  });
-  return found;
-}
 
 void wait_until_somebody_waits_at(const void* address) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
@@ -161,6 +124,33 @@ TEST_F(RobustMutexTest, IsLeftThoughTheControlBlockOfItsOwnerIsOnTheDevice) {
   may_end = true;
   EXPECT_EQ(mutex.lock_patiently(), EOWNERDEAD);
   owner.join();
+}
+
+// Of a thread that nobody has seen, and for a lock for which nobody waits before the mirror has looked for the last
+// time after a move.
+TEST_F(RobustMutexTest, IsFoundByWhoComesLater) {
+  RobustMutex mutex(memory_.word(0));
+  for (int round = 0; round < 5; ++round) {
+    take_away(memory_.word(1));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // it looks; the next look is some time off
+    std::atomic<bool> taken{false};
+    std::atomic<bool> may_end{false};
+    std::thread owner([&] {
+      EXPECT_EQ(mutex.lock(), 0);
+      taken = true;
+      while (!may_end) cpu_relax();
+    });
+    while (!taken) cpu_relax();
+    take_away(mutex.word());
+    may_end = true;
+    owner.join();
+    mirror_->bring_home({reinterpret_cast<std::uint64_t>(mutex.word()), kPageSize});
+    let_it_look();
+    EXPECT_EQ(mutex.lock_patiently(), EOWNERDEAD);
+    mutex.make_consistent();
+    ASSERT_EQ(mutex.unlock(), 0);
+    mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory_.data()), memory_.size()});
+  }
 }
 
 TEST_F(RobustMutexTest, WithPriorityInheritanceIsLeftWhileItIsOnTheDevice) {
@@ -254,7 +244,7 @@ TEST_F(RobustMutexTest, SurvivesEvacuation) {
       const std::uint64_t sweeps = evacuation.sweeps();
       waiter = std::thread([&] {
         EXPECT_EQ(mutex.lock_patiently(), EOWNERDEAD);
-        EXPECT_EQ(pthread_mutex_consistent(&page->mutex), 0);
+        EXPECT_EQ(mutex.make_consistent(), 0);
         ++page->value;
         EXPECT_EQ(mutex.unlock(), 0);
       });

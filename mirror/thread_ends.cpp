@@ -18,17 +18,23 @@ constexpr std::uint64_t kLookEveryNs = 50'000'000;
 // of the service thread's time.
 constexpr std::uint64_t kLookSoonNs = 10'000'000;
 constexpr std::uint64_t kLookShare = 100;
+// Who comes to wait for a lock, whose owner nobody knew, does so at any time afterwards. At most so much later he is
+// found.
+constexpr std::uint64_t kLookRarelyNs = 10'000'000'000;
 
 }  // namespace
 
 std::uint64_t Migrator::next_look_ns() const noexcept {
   if (moved_since_look_) return looked_ns_ + std::clamp(look_took_ns_ * kLookShare, kLookSoonNs, kLookEveryNs);
   const bool due = thread_blocks_.any() || robust_lists_.any_held() || lock_is_waited_for_;
-  return due ? looked_ns_ + kLookEveryNs : kNever;
+  if (due) return looked_ns_ + kLookEveryNs;
+  // Less and less often, but never not at all.
+  return moved_ns_ == 0 ? kNever : looked_ns_ + std::clamp(looked_ns_ - moved_ns_, kLookSoonNs, kLookRarelyNs);
 }
 
 void Migrator::look_after_threads() noexcept {
   looked_ns_ = now_ns();
+  if (moved_since_look_) moved_ns_ = looked_ns_;
   begin_request();
   // Locks first: whoever joins the thread may use its stack, with the list's head, again.
   look_after_locks();
