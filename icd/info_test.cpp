@@ -180,6 +180,17 @@ TEST(Statistics, CanBeReadAtAnyTime) {
   EXPECT_EQ(read(nullptr, sizeof statistics, &statistics, nullptr), CL_INVALID_DEVICE);
 }
 
+TEST(Statistics, OfADeviceCanBeReadAtAnyTime) {
+  cl_device_mirror_statistics_mirrorcl statistics;
+  std::size_t size = 0;
+  const auto ask = [&](std::size_t room) {
+    return cl().clGetDeviceInfo(device(), CL_DEVICE_MIRROR_STATISTICS_MIRRORCL, room, &statistics, &size);
+  };
+  EXPECT_EQ(ask(sizeof statistics), CL_SUCCESS);
+  EXPECT_EQ(size, sizeof statistics);
+  EXPECT_EQ(ask(sizeof statistics - 1), CL_INVALID_VALUE);
+}
+
 TEST(Context, RefusesWrongArguments) {
   cl_device_id one = device();
   const auto create = [](const cl_context_properties* properties, cl_uint count, const cl_device_id* devices,

@@ -116,6 +116,38 @@ class TwoDevices : public CommandTest {
 
 constexpr const char* kSix = "kernel void six(global int* out) { *out = 6 SUFFIX; }";
 
+TEST_F(TwoDevices, CountFaultsAndPagesEachForItself) {
+  const auto counts = [&] {
+    return std::array{
+        of_device<cl_device_mirror_statistics_mirrorcl>(devices[0], CL_DEVICE_MIRROR_STATISTICS_MIRRORCL),
+        of_device<cl_device_mirror_statistics_mirrorcl>(devices[1], CL_DEVICE_MIRROR_STATISTICS_MIRRORCL)};
+  };
+  auto warm = std::make_unique<int>(0);
+  Kernel add = kernel("add", warm.get(), 1);
+  for (cl_command_queue each : {queue, other_queue}) {  // starts the devices
+    ASSERT_EQ(enqueue(each, add), CL_SUCCESS);
+    ASSERT_EQ(cl().clFinish(each), CL_SUCCESS);
+  }
+  const auto word = std::make_unique<std::array<int, 1 << 20>>();  // on pages of its own
+  set_argument(add.get(), 0, &(*word)[1 << 19]);
+  const auto before = counts();
+  ASSERT_EQ(enqueue(other_queue, add), CL_SUCCESS);
+  ASSERT_EQ(cl().clFinish(other_queue), CL_SUCCESS);
+  const auto after_other = counts();
+  EXPECT_EQ(after_other[0].faults, before[0].faults);
+  EXPECT_EQ(after_other[0].pages_in, before[0].pages_in);
+  EXPECT_GT(after_other[1].faults, before[1].faults);
+  EXPECT_GT(after_other[1].pages_in, before[1].pages_in);
+  ASSERT_EQ(enqueue(queue, add), CL_SUCCESS);
+  ASSERT_EQ(cl().clFinish(queue), CL_SUCCESS);
+  const auto after_both = counts();
+  EXPECT_GT(after_both[0].faults, after_other[0].faults);
+  EXPECT_GT(after_both[0].pages_from_devices, after_other[0].pages_from_devices);
+  EXPECT_EQ(after_both[1].faults, after_other[1].faults);
+  EXPECT_EQ((*word)[1 << 19], 2);
+  EXPECT_GT(counts()[0].pages_home, after_both[0].pages_home);
+}
+
 TEST_F(TwoDevices, DivideTheMachine) {
   EXPECT_NE(devices[0], devices[1]);
   EXPECT_EQ(of_device<cl_uint>(devices[0], CL_DEVICE_MAX_COMPUTE_UNITS), 2U);

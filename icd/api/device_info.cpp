@@ -14,6 +14,7 @@
 #include "icd/core/memory_placement.h"
 #include "icd/core/platform.h"
 #include "icd/core/printed_text.h"
+#include "icd/core/runtime.h"
 
 using namespace mirrorcl::icd;
 
@@ -284,6 +285,19 @@ cl_ulong number_of(const std::optional<mirrorcl::hms::Value>& figure) {
   return figure ? figure->number : 0;
 }
 
+// cl_mirrorcl_statistics: does not start the device.
+Answer about_statistics(cl_device_id device, cl_device_info name, const Info& info) {
+  if (name != CL_DEVICE_MIRROR_STATISTICS_MIRRORCL) return std::nullopt;
+  cl_device_mirror_statistics_mirrorcl out{};
+  Runtime* runtime = Runtime::if_started();
+  if (runtime != nullptr && runtime->mirror() != nullptr) {
+    const auto in = runtime->mirror()->statistics(runtime->device(device->index()));
+    out = {in.faults,    in.faults_failed, in.pages_in, in.pages_home, in.pages_from_devices, in.coherent_upgrades,
+           in.evictions, in.losses};
+  }
+  return info.value(out);
+}
+
 // cl_mirrorcl_hms: what the topology says of the device, for which it must run.
 Answer about_placement(cl_device_id device, cl_device_info name, const Info& info) {
   if (name < CL_DEVICE_INITIATOR_MIRRORCL || name > CL_DEVICE_MEMORY_LATENCY_SOURCE_MIRRORCL) return std::nullopt;
@@ -319,6 +333,7 @@ extern "C" cl_int CL_API_CALL clGetDeviceInfo(cl_device_id device, cl_device_inf
     if (const Answer answer = about_driver(device, param_name, info)) return *answer;
     if (const Answer answer = about_execution(device, param_name, info)) return *answer;
     if (const Answer answer = about_missing(param_name, info)) return *answer;
+    if (const Answer answer = about_statistics(device, param_name, info)) return *answer;
     if (const Answer answer = about_placement(device, param_name, info)) return *answer;
     return about_machine(device, param_name, info).value_or(CL_INVALID_VALUE);
   });

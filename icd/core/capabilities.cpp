@@ -20,7 +20,7 @@ constexpr cl_name_version kExtensions[] = {
     {CL_MAKE_VERSION(1, 0, 0), "cl_khr_int64_base_atomics"},
     {CL_MAKE_VERSION(1, 0, 0), "cl_khr_int64_extended_atomics"},
     {CL_MAKE_VERSION(1, 0, 0), "cl_khr_fp64"},
-    {CL_MAKE_VERSION(0, 1, 0), CL_MIRRORCL_STATISTICS_EXTENSION_NAME},
+    {CL_MAKE_VERSION(0, 2, 0), CL_MIRRORCL_STATISTICS_EXTENSION_NAME},
     {CL_MAKE_VERSION(0, 2, 0), CL_MIRRORCL_HMS_EXTENSION_NAME},
 };
 

@@ -12,8 +12,9 @@ extern "C" {
 /***************************************************************
  * cl_mirrorcl_statistics
  *
- * Counts page faults, migrations and replays. Counters start at zero when the device starts and only grow; take the
- * difference of two readings. Reading costs no system call and may be done while kernels run.
+ * Counts page faults, migrations and replays, for all devices of the process together and for each. Counters start at
+ * zero when the device starts and only grow; take the difference of two readings. Reading costs no system call and may
+ * be done while kernels run. The text of the extension is docs/extensions/cl_mirrorcl_statistics.md.
  ***************************************************************/
 #define cl_mirrorcl_statistics 1
 #define CL_MIRRORCL_STATISTICS_EXTENSION_NAME "cl_mirrorcl_statistics"
@@ -40,9 +41,9 @@ typedef struct _cl_mirror_statistics_mirrorcl {
 } cl_mirror_statistics_mirrorcl;
 
 /*
- * Writes the first `size` bytes of the device's statistics to `statistics` (may be NULL), and the size this driver
- * knows to `size_ret` (may be NULL). An application built against an older, shorter structure works: it gets what it
- * asks for. Before the device has started all counters are zero.
+ * Writes the first `size` bytes of the statistics of all devices of the process together to `statistics` (may be NULL),
+ * and the size this driver knows to `size_ret` (may be NULL). An application built against an older, shorter structure
+ * works: it gets what it asks for. Before the device has started all counters are zero.
  *
  * CL_INVALID_DEVICE  if `device` is not a valid device of this platform.
  * CL_INVALID_VALUE   if `size` is greater than the size this driver knows and `statistics` is not NULL, or if both
@@ -53,6 +54,21 @@ typedef struct _cl_mirror_statistics_mirrorcl {
 typedef cl_int(CL_API_CALL* clGetMirrorStatisticsMIRRORCL_fn)(cl_device_id device, size_t size,
                                                               cl_mirror_statistics_mirrorcl* statistics,
                                                               size_t* size_ret);
+
+/* What one device has done, and what was done for it. Stays as it is: further counters will be further queries. */
+typedef struct _cl_device_mirror_statistics_mirrorcl {
+  cl_ulong faults;             /* page faults of the device, those included that ended in an error */
+  cl_ulong faults_failed;      /* page faults of the device that ended in an error */
+  cl_ulong pages_in;           /* pages (4 KiB) that came from the application, or copies of them */
+  cl_ulong pages_home;         /* pages that went there, or copies of them */
+  cl_ulong pages_from_devices; /* pages that came from other devices' memory, or copies of them */
+  cl_ulong coherent_upgrades;  /* pages mapped for both sides because they went back and forth */
+  cl_ulong evictions;          /* blocks of 2 MiB of which pages left because the device's memory was full */
+  cl_ulong losses;             /* times the device process died */
+} cl_device_mirror_statistics_mirrorcl;
+
+/* clGetDeviceInfo: cl_device_mirror_statistics_mirrorcl. Asking does not start the device; all are zero before. */
+#define CL_DEVICE_MIRROR_STATISTICS_MIRRORCL 0x4D430030
 
 /***************************************************************
  * cl_mirrorcl_hms
