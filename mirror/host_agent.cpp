@@ -144,7 +144,8 @@ int HostAgent::set_futex(std::uint64_t address, FutexValue value, HostEvents& ev
                          const Userfaultfd& host) noexcept {
   // The operation on the second futex, which is the same: set it to 0, or to one bit.
   constexpr std::uint32_t kSetZero = FUTEX_OP(FUTEX_OP_SET, 0, FUTEX_OP_CMP_EQ, 0);
-  constexpr std::uint32_t kSetBit = FUTEX_OP(FUTEX_OP_SET | FUTEX_OP_OPARG_SHIFT, 30, FUTEX_OP_CMP_EQ, 0);
+  constexpr auto kSetBit =
+      static_cast<std::uint32_t>(FUTEX_OP(FUTEX_OP_SET | FUTEX_OP_OPARG_SHIFT, 30, FUTEX_OP_CMP_EQ, 0));
   static_assert(FUTEX_OWNER_DIED == 1U << 30);
   constexpr long kAll = 1 << 30;
   const auto futex = static_cast<long>(address);

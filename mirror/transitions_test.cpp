@@ -389,6 +389,7 @@ class WithoutMoveTest : public MirrorTest {
   void SetUp() override {
     MirrorOptions options;
     options.use_move = false;
+    options.coherent_window_ms = 60'000;  // also on a busy machine
     start(options);
   }
 };
