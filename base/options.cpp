@@ -73,6 +73,7 @@ Options read_options() {
   if (o.devices == 0) o.devices = 1;
   read_number("MIRRORCL_COMPUTE_UNITS", &o.compute_units);
   read_size("MIRRORCL_DEVICE_MEMORY", &o.device_memory);
+  read_size("MIRRORCL_SPARE_MEMORY", &o.spare_memory);
   o.private_memory = read_memory_kind();
   o.device_memory_node = read_memory_node();
   read_number("MIRRORCL_SPIN_US", &o.spin_us);

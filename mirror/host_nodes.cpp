@@ -11,7 +11,7 @@
 
 #include "base/raw_syscall.h"
 #include "hms/id_set.h"
-#include "mirror/migrator.h"
+#include "mirror/clock.h"
 
 namespace mirrorcl::mirror {
 namespace {

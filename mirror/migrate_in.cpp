@@ -264,6 +264,7 @@ Verdict Migrator::migrate_in(AttachedDevice& device, Block& block, unsigned page
 // only.
 Progress Migrator::take_out(Range source, bool skip_holes, std::uint64_t* staging) noexcept {
   *staging = staging_.take(source.size);
+  if (*staging == 0) return {0, -EINVAL};  // as if there were no MOVE
   const Progress result = take_out_to(*staging, source, skip_holes);
   if (result.done != 0 || result.error != -EINVAL) return result;
   const std::uint64_t locked = staging_.take_locked(source.size);
@@ -319,6 +320,9 @@ Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, uns
     if (moved != 0) {
       Verdict verdict = adopt(device, block, {page, moved}, present, staging, urgent);
       if (verdict.outcome != Outcome::kDone) return verdict;
+      if (present == PageMask::all() && !nodes_.several()) {
+        staging_.keep(staging, block.was_huge ? Staging::Kind::kHugePage : Staging::Kind::kSmallPages);
+      }
       page += moved;
     }
     if (progress.error == 0) continue;
@@ -449,7 +453,10 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
     }
   };
   copy_in_parts(device->capabilities().parallel_copies, run, urgent, copy);
-  while (error.load(std::memory_order_relaxed) == -EAGAIN) {
+  const auto may_try_again = [&](int result) {
+    return result == -EAGAIN || (result == -ENOMEM && staging_.free_spares());
+  };
+  while (may_try_again(error.load(std::memory_order_relaxed))) {
     counters_.add(&Statistics::retries);
     events_.read_pending();
     error.store(0, std::memory_order_relaxed);

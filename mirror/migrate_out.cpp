@@ -2,6 +2,8 @@
 // Faults of the application: pages come home from the device, or show zeros.
 #include <errno.h>
 
+#include <utility>
+
 #include "base/log.h"
 #include "mirror/insist.h"
 #include "mirror/migrator.h"
@@ -146,9 +148,21 @@ Outcome Migrator::bring_region_home(Block& block, unsigned page) noexcept {
   return Outcome::kDone;
 }
 
-// Copies device memory to missing pages of the application without waking anybody. Runs in the copy threads too.
+// Copies device memory to missing pages of the application without waking anybody, and frees it unless the device keeps
+// copies. Runs in the copy threads too.
 void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave,
                          Homecoming* result) noexcept {
+  copy_contents_home(device, block, run, leave, result);
+  if (leave == Leave::kCopy) return;
+  // Freeing takes as long as copying. Here another part is copied meanwhile.
+  const PageMask done = (result->arrived | result->skipped) & PageMask(run);
+  for (PageRun part = done.next_run(run.first); part.count != 0; part = done.next_run(part.end())) {
+    if (device->unmap(block.range(part)) == 0) result->unmapped.set(part);
+  }
+}
+
+void Migrator::copy_contents_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave,
+                                  Homecoming* result) noexcept {
   char* const contents = bounce_ + run.first * kPageSize;
   if (int error = device->copy_out(block.range(run), contents); error != 0) {
     if (error != -EAGAIN) result->failed.store(true, std::memory_order_relaxed);
@@ -164,6 +178,7 @@ void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run
     result->arrived.set(PageRun{page, done});
     page += done;
     if (progress.error == 0) continue;
+    if (progress.error == -ENOMEM) result->no_memory.store(true, std::memory_order_relaxed);
     if (passes(progress.error)) return;
     if (progress.error == -ENOENT && rest.count > 1) {
       page_by_page = true;  // the run crosses into another mapping, and is refused as a whole
@@ -179,16 +194,35 @@ void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run
   }
 }
 
-// A block that went as one huge page comes home as one. What does not arrive so comes page by page.
-void Migrator::copy_home_whole(AttachedDevice& device, Block& block, Homecoming* result) noexcept {
-  block.was_huge = false;
+// A whole block, into memory that is there already, which is then moved to the application: as one huge page if it went
+// as one. What does not arrive so comes page by page.
+void Migrator::fill_and_move_home(AttachedDevice& device, Block& block, unsigned urgent, Homecoming* result) noexcept {
+  const bool huge = std::exchange(block.was_huge, false);
   if (nodes_.has_policy(block.base())) return;  // which only pages heed that are allocated there
   const OnNode node(result->node);
-  const std::uint64_t staging = staging_.take_huge(space_);
-  if (staging == 0 || device->copy_out(block.range(), reinterpret_cast<void*>(staging)) != 0) return;
-  const Progress progress = host_.move(block.base(), {staging, kBlockSize}, false);
-  result->arrived.set(PageRun{0, static_cast<unsigned>(progress.done / kPageSize)});
-  block.was_huge = passes(progress.error);  // events come first, then it is tried again
+  std::uint64_t staging = staging_.take_spare(huge ? Staging::Kind::kHugePage : Staging::Kind::kSmallPages);
+  if (staging == 0 && huge) staging = staging_.take_huge(space_);
+  if (staging == 0) return;
+  const auto move = [&](PageRun part) {
+    const Range target = block.range(part);
+    const Progress progress = host_.move(target.start, {staging + part.first * kPageSize, target.size}, false);
+    const PageRun moved{part.first, static_cast<unsigned>(progress.done / kPageSize)};
+    result->arrived.set(moved);
+    if (moved.count != 0 && device->unmap(block.range(moved)) == 0) result->unmapped.set(moved);
+    return progress.error;
+  };
+  std::atomic<bool> failed{false};
+  const auto fill = [&](PageRun part) {
+    const auto destination = reinterpret_cast<void*>(staging + part.first * kPageSize);
+    if (device->copy_out(block.range(part), destination) != 0)
+      failed.store(true, std::memory_order_relaxed);
+    else if (!huge)
+      (void)move(part);
+  };
+  constexpr PageRun kAll{0, kBlockPages};
+  copy_in_parts(device->capabilities().parallel_copies, kAll, urgent, fill);
+  // Events that are on their way come first, then it is tried again.
+  if (huge && !failed.load(std::memory_order_relaxed)) block.was_huge = passes(move(kAll));
 }
 
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
@@ -199,14 +233,14 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
   Homecoming home;
   home.node = landing_node(block);
   const auto copy = [&](PageRun part) { copy_home(device, block, part, leave, &home); };
-  if (block.was_huge && run.count == kBlockPages && leave == Leave::kNothing) copy_home_whole(device, block, &home);
+  if (run.count == kBlockPages && leave == Leave::kNothing) fill_and_move_home(device, block, urgent, &home);
   if (home.arrived.none()) copy_in_parts(device->capabilities().parallel_copies, run, urgent, copy);
   const PageMask away = PageMask(run) & ~home.arrived & ~home.skipped;
   const PageMask copied = home.arrived;
   const PageMask left_device = leave == Leave::kCopy ? home.skipped : home.arrived | home.skipped;
   for (PageRun done = left_device.next_run(0); done.count != 0; done = left_device.next_run(done.end())) {
     drop_other_copies(device, block, PageMask(done));
-    on_device([&] { return device->unmap(block.range(done)); });
+    if (!home.unmapped.all_of(done)) on_device([&] { return device->unmap(block.range(done)); });
     block.device_to_host(device.index, done);
   }
   for (PageRun done = copied.next_run(0); done.count != 0; done = copied.next_run(done.end())) {
@@ -230,6 +264,7 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
     log_error("device memory at {:#x} cannot be read", block.range(run).start);
     return Outcome::kFailed;
   }
+  if (home.no_memory.load(std::memory_order_relaxed)) staging_.free_spares();
   counters_.add(&Statistics::retries);
   return Outcome::kAgain;
 }

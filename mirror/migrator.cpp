@@ -38,12 +38,6 @@ std::uint64_t read_max_map_count() {
 
 }  // namespace
 
-std::uint64_t now_ns() noexcept {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvents& events, HostAgent& agent,
                    CopyThreads& copiers, Live& live, const MirrorOptions& options, std::pmr::memory_resource* memory)
     : host_(host),
@@ -56,7 +50,7 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       options_(options),
       memory_(memory),
       blocks_(memory, &live),
-      staging_(host, copiers),
+      staging_(host, copiers, options.spare_bytes),
       snapshot_blocks_(memory),
       moved_pages_(memory),
       announced_discards_(memory),

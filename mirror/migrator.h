@@ -22,6 +22,7 @@
 #include "mirror/attached_device.h"
 #include "mirror/block_table.h"
 #include "mirror/churn.h"
+#include "mirror/clock.h"
 #include "mirror/copy_threads.h"
 #include "mirror/fault_history.h"
 #include "mirror/host_agent.h"
@@ -41,9 +42,6 @@
 #include "mirror/userfaultfd.h"
 
 namespace mirrorcl::mirror {
-
-// Nanoseconds of CLOCK_MONOTONIC.
-std::uint64_t now_ns() noexcept;
 
 enum class Outcome : std::uint8_t {
   kDone,
@@ -296,9 +294,11 @@ class Migrator {
   Outcome bring_region_home(Block& block, unsigned page) noexcept;
   Outcome move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept;
   struct Homecoming {
-    PageMask arrived;  // pages that the application has from the device now
-    PageMask skipped;  // pages that it does not need: it has newer ones, or no mapping for them any more
+    PageMask arrived;   // pages that the application has from the device now
+    PageMask skipped;   // pages that it does not need: it has newer ones, or no mapping for them any more
+    PageMask unmapped;  // pages that the device does not have any more
     std::atomic<bool> failed{false};
+    std::atomic<bool> no_memory{false};
     int node = kUnknownNode;  // where they are to come to
   };
   // Where pages of `block` come home to unless they have a policy: the kernel would take them from the node of the
@@ -307,8 +307,10 @@ class Migrator {
     if (!nodes_.follows_threads()) return kUnknownNode;
     return kernel_node_ != kUnknownNode ? kernel_node_ : block.home_node;
   }
-  void copy_home_whole(AttachedDevice& device, Block& block, Homecoming* result) noexcept;
+  void fill_and_move_home(AttachedDevice& device, Block& block, unsigned urgent, Homecoming* result) noexcept;
   void copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
+  void copy_contents_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave,
+                          Homecoming* result) noexcept;
   // The application's page of which devices have copies is to be the only one: those go, and those around it.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
   // The duplicates that `devices` have of `pages` go. Where the application's are the only ones then, it may write

@@ -34,6 +34,8 @@ struct MirrorOptions {
   // Take pages out of the application with UFFDIO_MOVE where the kernel has it (6.8). Without it pages are
   // write-protected and copied, which is slower; tests cover both.
   bool use_move = true;
+  // Memory, in bytes, that the mirror keeps at most for pages that come home, until nothing has moved for a while.
+  std::uint64_t spare_bytes = 256 << 20;
 };
 
 // What becomes of pages that nobody has touched yet when a range is brought to a device.

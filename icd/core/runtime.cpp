@@ -85,7 +85,9 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
 }
 
 Result<void> Runtime::start_mirrored_devices() {
-  auto mirror = mirror::Mirror::start();
+  mirror::MirrorOptions mirror_options;
+  mirror_options.spare_bytes = options().spare_memory;
+  auto mirror = mirror::Mirror::start(mirror_options);
   if (!mirror) return tl::unexpected(mirror.error());
   std::vector<std::unique_ptr<device::CpuDevice>> devices;
   for (_cl_device_id& each : _cl_platform_id::get().devices()) {

@@ -6,8 +6,8 @@
 // zero_fill until unmap; a mapping (PTE) of it is installed by map and removed by unmap. Residency and mapping are thus
 // separate.
 //
-// Locking: all calls but the capability queries, copy_in_mapped and copy_out are made by the mirror's service thread
-// only. They must not touch memory that can migrate, must not allocate with malloc, and must not wait for the
+// Locking: all calls but the capability queries, copy_in_mapped, copy_out and unmap are made by the mirror's service
+// thread only. They must not touch memory that can migrate, must not allocate with malloc, and must not wait for the
 // application. Results are 0 or -errno; -EAGAIN means that host events must be drained first, then the call repeated.
 #pragma once
 
@@ -46,7 +46,7 @@ struct DeviceCapabilities {
   // device, a CPU access always brings the page back, and such pages are shared in host memory (map_file).
   bool memory_cpu_mappable;
   bool native_atomics;        // device atomics are coherent with the CPU's on a coherent page
-  bool parallel_copies;       // copy_in_mapped and copy_out may be called for several disjoint ranges at once
+  bool parallel_copies;       // copy_in_mapped, copy_out and unmap may be called for several disjoint ranges at once
   std::uint64_t memory_size;  // bytes that may be resident at once
   // The device translates addresses with the application's own page tables (ATS): it has no memory and no mappings of
   // its own, never reports a fault, and needs no mirror.
@@ -96,15 +96,16 @@ class DeviceOperations {
   virtual int map(Range range, Access access) noexcept = 0;
   // Changes existing mappings; kRead makes later writes fault, kReadWrite lets them through and replays waiting ones.
   virtual int protect(Range range, Access access) noexcept = 0;
-  // Removes mappings and frees the device pages; translation caches are flushed on return.
+  // Removes mappings and frees the device pages; translation caches are flushed on return. Called by the mirror's copy
+  // threads too.
   virtual int unmap(Range range) noexcept = 0;
   // Retries accesses that wait on `range` without changing any mapping.
   virtual int replay(Range range) noexcept = 0;
 
-  // Maps `range` of the file `fd` from `offset` on in place of device memory, which must be empty there, so that device,
-  // application and read(2) see the one copy in the page cache; replays accesses that wait on it. A second call changes
-  // the access. Accesses to it never fault to the mirror: a write where only kRead was given is an error. If the device
-  // restarts, the mapping is gone. -EOPNOTSUPP: the device has no such thing.
+  // Maps `range` of the file `fd` from `offset` on in place of device memory, which must be empty there, so that
+  // device, application and read(2) see the one copy in the page cache; replays accesses that wait on it. A second call
+  // changes the access. Accesses to it never fault to the mirror: a write where only kRead was given is an error. If
+  // the device restarts, the mapping is gone. -EOPNOTSUPP: the device has no such thing.
   virtual int map_file(Range /*range*/, int /*fd*/, std::uint64_t /*offset*/, Access /*access*/) noexcept {
     return -95 /* EOPNOTSUPP */;
   }
