@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/options.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <string_view>
 
 #include "base/log.h"
+#include "base/memory_limit.h"
 
 namespace mirrorcl {
 namespace {
+
+constexpr std::uint64_t kMostSpareMemory = std::uint64_t{256} << 20;
 
 std::string environment(const char* name, const char* fallback = "") {
   // The environment is read once, before any thread of the driver runs.
@@ -73,6 +77,7 @@ Options read_options() {
   if (o.devices == 0) o.devices = 1;
   read_number("MIRRORCL_COMPUTE_UNITS", &o.compute_units);
   read_size("MIRRORCL_DEVICE_MEMORY", &o.device_memory);
+  o.spare_memory = std::min(kMostSpareMemory, usable_memory() / 64);
   read_size("MIRRORCL_SPARE_MEMORY", &o.spare_memory);
   o.private_memory = read_memory_kind();
   o.device_memory_node = read_memory_node();

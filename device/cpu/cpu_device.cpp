@@ -6,7 +6,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 
 #include "base/futex.h"
 #include "base/log.h"
+#include "base/memory_limit.h"
 #include "base/paths.h"
 #include "device/cpu/cpu_device_impl.h"
 #include "device/cpu/fork_handlers.h"
@@ -33,9 +33,7 @@ std::uint32_t usable_cpus() {
 }
 
 std::uint64_t half_of_memory() {
-  struct sysinfo info {};
-  if (sysinfo(&info) != 0) return window::kGiB;
-  return std::uint64_t{info.totalram} * info.mem_unit / 2 / window::kPageSize * window::kPageSize;
+  return usable_memory() / 2 / window::kPageSize * window::kPageSize;
 }
 
 }  // namespace

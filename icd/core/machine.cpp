@@ -2,7 +2,6 @@
 #include "icd/core/machine.h"
 
 #include <sched.h>
-#include <sys/sysinfo.h>
 
 #include <algorithm>
 #include <cctype>
@@ -11,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/memory_limit.h"
 #include "base/options.h"
 #include "device/window.h"
 
@@ -111,10 +111,10 @@ DeviceFacts read_machine() {
   facts.compute_units = std::min<cl_uint>(units, window::kMaxUnits);
 
   facts.memory_size = options().device_memory;
-  if (facts.memory_size == 0) facts.memory_size = node_memory(options().device_memory_node) / 2;
   if (facts.memory_size == 0) {
-    struct sysinfo system {};
-    if (sysinfo(&system) == 0) facts.memory_size = static_cast<cl_ulong>(system.totalram) * system.mem_unit / 2;
+    const cl_ulong usable = usable_memory();
+    const cl_ulong of_node = node_memory(options().device_memory_node);
+    facts.memory_size = (of_node != 0 ? std::min(of_node, usable) : usable) / 2;
   }
   return facts;
 }
