@@ -185,6 +185,10 @@ void Block::forget(PageRun run) {
   discarding_.clear(run);
   stays_private_.clear(run);
   if (returns != nullptr) returns->forget(run);
+  if (registered_.none()) {
+    writes_expected = kNotKnown;
+    was_huge = false;
+  }
   for (unsigned device = 0; device < kMaxDevices; ++device) show(device);
 }
 

@@ -137,7 +137,12 @@ class Block {
   std::uint64_t granted_ns = 0;
   unsigned granted_to = 0;
   std::uint64_t came_home_ns = 0;
-  bool was_huge = false;        // all of it went to a device as one huge page
+  bool was_huge = false;  // all of it went to a device as one huge page
+  // What the application does with copies that it gets because it reads much here, of which the device keeps the other:
+  // nothing is known; it only reads them; or it writes them next, so that a copy costs it a second fault. Then it gets
+  // the pages themselves, for so many times until that is tried again.
+  static constexpr std::uint8_t kNotKnown = 0xff;
+  std::uint8_t writes_expected = kNotKnown;
   std::int16_t home_node = -1;  // the NUMA node where pages were that went to a device last; -1: not known
   // Lazily attached by the migrator; null until a page has returned.
   ReturnCounter* returns = nullptr;

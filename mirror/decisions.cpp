@@ -40,7 +40,9 @@ const hms::Decision& Migrator::decide(const Block& block, unsigned page) noexcep
     question_.history.streak = stream.streak;
     question_.history.stride_pages = stream.stride_pages;
   }
-  if (requester_ == kHostSide) question_.copyable_pages = block.device().count(dense);
+  if (requester_ == kHostSide && !application_will_write(block)) {
+    question_.copyable_pages = block.device().count(dense);
+  }
   if (requester_ != kHostSide && question_.home < kMaxDevices && question_.home != requester_) {
     // A stream takes more than what is dense already.
     const bool stream = std::abs(question_.history.stride_pages) == 1;
@@ -51,6 +53,26 @@ const hms::Decision& Migrator::decide(const Block& block, unsigned page) noexcep
   decision_ = placement_.ask(question_);
   cause_.reason = decision_.reason;
   return decision_;
+}
+
+// Of a block of which nothing is known, the blocks beside it tell.
+bool Migrator::application_will_write(const Block& block) noexcept {
+  if (block.writes_expected != Block::kNotKnown) return block.writes_expected != 0;
+  for (const std::uint64_t neighbour : {block.base() - kBlockSize, block.base() + kBlockSize}) {
+    const Block* other = blocks_.find(neighbour);
+    if (other != nullptr && other->writes_expected != Block::kNotKnown && other->writes_expected != 0) return true;
+  }
+  return false;
+}
+
+// After decide(), before the application's read of `block` is served.
+void Migrator::note_bulk_read(Block& block) noexcept {
+  if (cause_.access != hms::Access::kRead || decision_.pages < kBulkPages) return;
+  if (decision_.action == hms::Action::kDuplicate) {
+    block.writes_expected = 0;
+  } else if (application_will_write(block)) {
+    block.writes_expected = block.writes_expected == Block::kNotKnown ? kWritesExpected : block.writes_expected - 1;
+  }
 }
 
 bool Migrator::is_to_be_shared() const noexcept {

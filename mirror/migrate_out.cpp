@@ -47,6 +47,7 @@ Outcome Migrator::serve_host(const HostFault& fault) noexcept {
       }
       // The failed attempt may have taken the application's copy away.
       if (block->state(page) == PageState::kDevice) return bring_region_home(*block, page);
+      block->writes_expected = kWritesExpected;
       return end_duplication_on_device(*block, page);
     case PageState::kHost:
     case PageState::kSnapshot:
@@ -134,6 +135,7 @@ bool Migrator::stop_tracking(Block& block, Range range) noexcept {
 Outcome Migrator::bring_region_home(Block& block, unsigned page) noexcept {
   AttachedDevice& device = holder(block, page);
   const PageMask& away = block.device(device.index);
+  note_bulk_read(block);
   PageMask wanted = PageMask(decided_region(page)) & away;
   const Leave leave = decision_.action == hms::Action::kDuplicate ? Leave::kCopy : Leave::kNothing;
   PageRun own{page, 1};

@@ -57,6 +57,8 @@ struct Verdict {
 
 // From here on a run of pages counts as bulk.
 inline constexpr unsigned kBulkPages = 16;
+// How often the application's reading in bulk is taken for the beginning of writing, once it has been.
+inline constexpr std::uint8_t kWritesExpected = 3;
 
 class Migrator {
  public:
@@ -239,6 +241,8 @@ class Migrator {
   // Asks for `page`, which the fault at hand concerns; the answer is decision_ until the next one.
   const hms::Decision& decide(const Block& block, unsigned page) noexcept;
   bool is_to_be_shared() const noexcept;
+  bool application_will_write(const Block& block) noexcept;
+  void note_bulk_read(Block& block) noexcept;
   bool wants_to_share(const Block& block, unsigned page) noexcept {
     decide(block, page);
     return is_to_be_shared();

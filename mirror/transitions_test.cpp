@@ -111,6 +111,50 @@ TEST_F(DuplicationTest, DeviceWritesTakeTheHostsCopiesAway) {
   for (std::size_t page = 0; page < kPages; ++page) ASSERT_EQ(*memory.word(page), 300 + page);
 }
 
+// The application adds to what the device has written: first in each block it only reads.
+TEST_F(DuplicationTest, WhatIsWrittenNextIsNotCopied) {
+  ASSERT_NO_FATAL_FAILURE(start({.coherent_after_returns = 0}));
+  constexpr std::size_t kBlocks = 6;
+  TestMemory memory(kBlocks * kBlockPages);
+  const Range range{reinterpret_cast<std::uint64_t>(memory.data()), memory.size()};
+  for (std::size_t page = 0; page < kBlocks * kBlockPages; ++page) *memory.word(page) = page;
+  constexpr std::uint64_t kRounds = 8;
+  for (std::uint64_t round = 0; round < kRounds; ++round) {
+    ASSERT_EQ(mirror_->bring_in(device_, range, Untouched::kSkip), 0);
+    for (std::size_t page = 0; page < kBlocks * kBlockPages; ++page) {
+      const std::uint64_t value = std::atomic_ref(*memory.word(page)).load();
+      ASSERT_EQ(value, page + round);
+      std::atomic_ref(*memory.word(page)).store(value + 1);
+    }
+  }
+  EXPECT_LE(statistics().pages_duplicated, kRounds * kBlocks * kBlockPages / 3) << "all would be, without a memory";
+}
+
+// What is only read beside it goes on being copied, once that has been seen.
+TEST_F(DuplicationTest, WhatIsReadBesideThatIsCopied) {
+  ASSERT_NO_FATAL_FAILURE(start({.coherent_after_returns = 0}));
+  constexpr std::size_t kBlocks = 3;
+  TestMemory memory(2 * kBlocks * kBlockPages);
+  const Range range{reinterpret_cast<std::uint64_t>(memory.data()), memory.size()};
+  constexpr std::size_t kWritten = kBlocks * kBlockPages;
+  for (std::size_t page = 0; page < 2 * kWritten; ++page) *memory.word(page) = page;
+  std::uint64_t copied = 0;
+  for (std::uint64_t round = 0; round < 8; ++round) {
+    ASSERT_EQ(mirror_->bring_in(device_, range, Untouched::kSkip), 0);
+    for (std::size_t page = 0; page < kWritten; ++page) {
+      std::atomic_ref(*memory.word(page)).store(std::atomic_ref(*memory.word(page)).load() + 1);
+    }
+    for (std::size_t page = kWritten; page < 2 * kWritten; ++page) {
+      ASSERT_EQ(std::atomic_ref(*memory.word(page)).load(), page);
+    }
+    copied = 0;
+    for (std::size_t page = kWritten; page < 2 * kWritten; ++page) {
+      copied += device_.snapshot(memory.word(page)) == FakeDevice::kRead ? 1 : 0;
+    }
+  }
+  EXPECT_GE(copied, kWritten * 3 / 4);
+}
+
 TEST_F(DuplicationTest, DiscardedPagesAreZeroOnBothSides) {
   TestMemory memory(kPages);
   duplicate(memory);
