@@ -14,15 +14,9 @@ namespace {
 
 using device::FaultKind;
 
-constexpr Verdict kServed{Outcome::kDone};
-constexpr Verdict kTryAgain{Outcome::kAgain};
 // Returns within the window after which a page counts as fought over, and how long it then stays where it came last.
 constexpr std::uint32_t kContendedReturns = 2;
 constexpr std::uint64_t kMinimumStayNs = 200'000;
-
-Verdict failed(FaultKind kind) {
-  return {Outcome::kFailed, kind};
-}
 
 }  // namespace
 

@@ -271,39 +271,6 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
   return Outcome::kAgain;
 }
 
-Outcome Migrator::end_duplication_on_device(Block& block, unsigned page) noexcept {
-  const PageMask at_home = block.returned() & block.on_host();
-  PageRun region = region_around(block, page, at_home, at_home | block.duplicated(), [](const Block& other) {
-    return (other.returned() & other.on_host()) == PageMask::all();
-  });
-  if (region.count < kBulkPages) region = {page & ~(kBulkPages - 1), kBulkPages};
-  cause_.reason = hms::Reason::kWritten;
-  return drop_device_copies(block, PageMask(region) & block.duplicated());
-}
-
-// What cannot be let go yet, because events are on their way, is let go when it faults again.
-Outcome Migrator::drop_device_copies(Block& block, const PageMask& pages, DeviceSet devices) noexcept {
-  PageMask dropped;
-  for (AttachedDevice& device : devices_) {
-    if ((devices & device.set()) == 0) continue;
-    const PageMask copies = block.duplicated(device.index) & pages;
-    drop_copies(device, block, copies);
-    dropped |= copies;
-    for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) {
-      note(device, block.range(run), hms::Action::kMove, Live::To::kHost, cause_.reason);
-    }
-  }
-  const PageMask alone = dropped & block.on_host();
-  Outcome outcome = Outcome::kDone;
-  for (PageRun run = alone.next_run(0); run.count != 0; run = alone.next_run(run.end())) {
-    const Range range = block.range(run);
-    const int error = host_.write_protect(range, false);
-    if (passes(error)) outcome = Outcome::kAgain;
-    if (!passes(error)) host_.wake(range);  // also where the mapping is gone: the access finds out
-  }
-  return outcome;
-}
-
 Outcome Migrator::bring_home(Range range, DeviceSet devices) noexcept {
   Outcome result = Outcome::kDone;
   blocks_.for_each(range, [&](Block& block) {

@@ -54,6 +54,11 @@ struct Verdict {
   Outcome outcome;
   device::FaultKind kind = device::FaultKind::kNone;
 };
+inline constexpr Verdict kServed{Outcome::kDone};
+inline constexpr Verdict kTryAgain{Outcome::kAgain};
+constexpr Verdict failed(device::FaultKind kind) {
+  return {Outcome::kFailed, kind};
+}
 
 // From here on a run of pages counts as bulk.
 inline constexpr unsigned kBulkPages = 16;
@@ -195,42 +200,53 @@ class Migrator {
                          Access allowed) noexcept;
   void end_coherent_sharing(Block& block, const PageMask& pages, DeviceSet devices = kAllDevices) noexcept;
 
-  // migrate_in.cpp: host to device
+  // device_faults.cpp
   // `fault` is on a page that some device holds, as device or duplicated page.
   Verdict serve_held(AttachedDevice& device, Block& block, const DeviceFault& fault, Access allowed) noexcept;
+  Verdict serve_coherent(AttachedDevice& device, const Block& block, unsigned page, Access allowed) noexcept;
   Verdict register_around(AttachedDevice& device, std::uint64_t address, Access access, Block** block,
                           bool* served) noexcept;
-  Verdict migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
-  // `urgent`: the page of `run` that is waited for; it is copied first.
-  Verdict move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept;
-  void note_thread_blocks(const Block& block, const PageMask& contents, PageRun run, std::uint64_t staging) noexcept;
-  Progress take_out(Range source, bool skip_holes, std::uint64_t* staging) noexcept;
-  Progress take_out_to(std::uint64_t staging, Range source, bool skip_holes) noexcept;
-  Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
-  Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
-                unsigned urgent) noexcept;
-  // Copies for a device that only reads; kFailed: not possible for `page`.
-  Verdict duplicate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
-  Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run, Leave leave) noexcept;
-  // The device wants to write pages of which others have copies too: those go. `mapped`: it can read `page`.
-  Verdict end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
-  Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
-  int discard(Range range) noexcept;
-  Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
-  Verdict take_snapshot(AttachedDevice& device, Block& block, unsigned page, const MappingInfo& mapping) noexcept;
-  int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
-  Verdict wait_for_unpinning(std::uint64_t address) noexcept;
   bool tracks_all(const Block& block, PageRun run) const noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
-  Verdict serve_coherent(AttachedDevice& device, const Block& block, unsigned page, Access allowed) noexcept;
   void grant(AttachedDevice& device, Range range, Access access) noexcept;
   void count_replay() noexcept;
   static void note_grant(const AttachedDevice& device, Block& block) noexcept {
     block.granted_ns = now_ns();
     block.granted_to = device.index;
   }
+
+  // migrate_in.cpp: host to device
+  Verdict migrate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
+  // `urgent`: the page of `run` that is waited for; it is copied first.
+  Verdict move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept;
+  Progress take_out(Range source, bool skip_holes, std::uint64_t* staging) noexcept;
+  Progress take_out_to(std::uint64_t staging, Range source, bool skip_holes) noexcept;
+  Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
+  Verdict wait_for_unpinning(std::uint64_t address) noexcept;
+  void note_thread_blocks(const Block& block, const PageMask& contents, PageRun run, std::uint64_t staging) noexcept;
+  Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
+                unsigned urgent) noexcept;
+  Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run, Leave leave) noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
   void put_copy_back(std::uint64_t address, std::uint64_t staging) noexcept;
+
+  // duplicates.cpp: pages that both sides have
+  // Copies for a device that only reads; kFailed: not possible for `page`.
+  Verdict duplicate_in(AttachedDevice& device, Block& block, unsigned page) noexcept;
+  // The device wants to write pages of which others have copies too: those go. `mapped`: it can read `page`.
+  Verdict end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
+  Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
+  int discard(Range range) noexcept;
+  // The application's page of which devices have copies is to be the only one: those go, and those around it.
+  Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
+  // The duplicates that `devices` have of `pages` go. Where the application's are the only ones then, it may write
+  // them.
+  Outcome drop_device_copies(Block& block, const PageMask& pages, DeviceSet devices = kAllDevices) noexcept;
+
+  // snapshots.cpp: copies of what cannot be mirrored
+  Verdict take_snapshot(AttachedDevice& device, Block& block, unsigned page, const MappingInfo& mapping) noexcept;
+  int read_or_zeros(Range page, const MappingInfo& mapping) noexcept;
   // What devices have of `pages` as snapshots goes.
   void drop_snapshots(Block& block, const PageMask& pages) noexcept;
   void drop_snapshots(AttachedDevice& device, Block& block, const PageMask& pages) noexcept;
@@ -315,11 +331,6 @@ class Migrator {
   void copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
   void copy_contents_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave,
                           Homecoming* result) noexcept;
-  // The application's page of which devices have copies is to be the only one: those go, and those around it.
-  Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
-  // The duplicates that `devices` have of `pages` go. Where the application's are the only ones then, it may write
-  // them.
-  Outcome drop_device_copies(Block& block, const PageMask& pages, DeviceSet devices = kAllDevices) noexcept;
   // What `device` holds of `wanted` comes home.
   Outcome bring_home_from(AttachedDevice& device, Block& block, const PageMask& wanted) noexcept;
   // How much goes with `page`: the dense region around it, the whole block in a stream.
