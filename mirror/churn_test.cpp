@@ -134,7 +134,7 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
   std::printf("%llu of %llu changes overwritten, %llu upgrades\n", static_cast<unsigned long long>(wrong),
               static_cast<unsigned long long>(changes),
               static_cast<unsigned long long>(statistics().coherent_upgrades));
-  EXPECT_GT(changes, 1000U);
+  EXPECT_GT(changes, 100U);
   EXPECT_GT(statistics().coherent_upgrades, 10U);
   // How many are overwritten depends on how often the thread is interrupted between two system calls, or waits in the
   // second one for an mprotect that is under way. A replacement overwrites one change at most, and there are two for

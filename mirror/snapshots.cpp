@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Read-only copies for devices of memory that cannot be mirrored.
-
 #include <algorithm>
 
 #include "base/log.h"
