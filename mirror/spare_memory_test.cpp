@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory that whole blocks leave behind when they go to a device, and that others come home in.
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <memory_resource>
@@ -136,6 +137,34 @@ TEST_F(SpareMemoryTest, IsGivenBackWhenNothingMoves) {
   EXPECT_EQ(kept_pages(), 0U);
   mirror_->bring_home(all(memory));
   expect_from(memory, 1);
+}
+
+// A child shares none of it with its parent, which goes on moving it.
+TEST_F(SpareMemoryTest, ForkedChildrenHaveNothingOfIt) {
+  TestMemory memory(2 * kBlockPages);
+  write(memory, 1);
+  ASSERT_EQ(mirror_->bring_in(device_, all(memory), Untouched::kSkip), 0);
+  EXPECT_EQ(kept_pages(), 2 * kBlockPages);
+  int go[2];
+  ASSERT_EQ(pipe(go), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    char byte;
+    close(go[1]);
+    unsigned char present;
+    const bool absent = mincore(reinterpret_cast<void*>(window::kStaging.start), kPageSize, &present) == -1;
+    // Until the parent is done.
+    _exit(absent && read(go[0], &byte, 1) == 0 ? 0 : 1);
+  }
+  ASSERT_GT(child, 0);
+  close(go[0]);
+  mirror_->bring_home(all(memory));
+  expect_from(memory, 1);
+  EXPECT_EQ(kept_pages(), 0U);
+  close(go[1]);
+  int status = -1;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 // Where the device finds no memory, what is kept is given to it.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mirror/staging.h"
 
+#include <errno.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -30,6 +31,10 @@ Staging::Staging(const Userfaultfd& host, CopyThreads& copiers, std::uint64_t sp
       spare_limit_(std::min<std::uint64_t>(spare_bytes / kBlockSize, kMostSpares)) {}
 
 Result<void> Staging::open() {
+  // A forked child needs nothing of it, and pages that are shared with one cannot be moved.
+  if (madvise(reinterpret_cast<void*>(window::kStaging.start), window::kStaging.size, MADV_DONTFORK) != 0) {
+    return fail_errno("madvise(MADV_DONTFORK)", errno);
+  }
   int error = host_.register_range(kPlain, kTrackMissing);
   if (error == 0) error = host_.register_range(kBlockArea, kTrackMissing);
   if (error != 0) return fail_errno("cannot register the staging area with userfaultfd", -error);
