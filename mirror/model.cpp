@@ -20,29 +20,13 @@ namespace {
 constexpr int kDontneedLocked = 24;  // MADV_DONTNEED_LOCKED, 5.18
 constexpr std::uint64_t kPipeSize = 64 * 1024;
 
-int make_file(const char* name) {
+int make_file(const char* name, std::uint64_t size) {
   int fd = memfd_create(name, MFD_CLOEXEC);
-  if (fd < 0 || ftruncate(fd, Model::kSize) != 0) std::abort();
+  if (fd < 0 || ftruncate(fd, static_cast<off_t>(size)) != 0) std::abort();
   return fd;
 }
 
 }  // namespace
-
-// The program; endless zeros follow its end.
-class Model::Bytes {
- public:
-  explicit Bytes(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
-  bool done() const { return next_ >= bytes_.size(); }
-  unsigned u8() { return done() ? 0 : bytes_[next_++]; }
-  unsigned u16() {
-    unsigned high = u8();
-    return high << 8 | u8();
-  }
-
- private:
-  std::span<const std::uint8_t> bytes_;
-  std::size_t next_ = 0;
-};
 
 std::vector<std::uint8_t> random_program(std::uint64_t seed, std::size_t size) {
   std::vector<std::uint8_t> program(size);
@@ -55,12 +39,16 @@ std::vector<std::uint8_t> random_program(std::uint64_t seed, std::size_t size) {
   return program;
 }
 
-Model::Model(Mirror& mirror, ModelDevice& device)
-    : mirror_(mirror), devices_{&device}, space_(AddressSpace::open().value()), pages_(kPages), contents_(kSize) {
-  file_ = make_file("model");
+Model::Model(Mirror& mirror, ModelDevice& device, unsigned blocks)
+    : mirror_(mirror),
+      devices_{&device},
+      space_(AddressSpace::open().value()),
+      pages_(blocks * kBlockPages),
+      contents_(size()) {
+  file_ = make_file("model", size());
   if (pipe2(pipe_, O_CLOEXEC) != 0) std::abort();
   // Claims the range, so that a second user of it is noticed; the holes of the programs are made later.
-  if (mmap(pointer(0), kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) !=
+  if (mmap(pointer(0), size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) !=
       pointer(0)) {
     std::abort();
   }
@@ -68,7 +56,8 @@ Model::Model(Mirror& mirror, ModelDevice& device)
 
 Model::~Model() {
   end_child();
-  munmap(pointer(0), kSize);
+  end_waiter();
+  munmap(pointer(0), size());
   close(file_);
   close(pipe_[0]);
   close(pipe_[1]);
@@ -102,6 +91,7 @@ void Model::zero(Run run) {
 }
 
 void Model::forget(Run run) {
+  replace(run);
   std::fill_n(pages_.begin() + run.first, run.count, Page{});
   zero(run);
 }
@@ -184,21 +174,23 @@ bool Model::run(std::span<const std::uint8_t> program) {
     step(bytes);
   }
   end_child();
-  compare_run("at the end", {0, kPages});
+  end_waiter();
+  compare_run("at the end", {0, page_count()});
+  compare_wishes();
   return !failed();
 }
 
 void Model::reset() {
-  munmap(pointer(0), kSize);
-  forget({0, kPages});
-  (void)fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kSize);
+  munmap(pointer(0), size());
+  forget({0, page_count()});
+  (void)fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(size()));
   // Holes at both ends, so that ranges can grow.
-  Run all{64, kPages - 128};
+  Run all{64, page_count() - 128};
   if (mmap(pointer(all.first), all.count * kPageSize, PROT_READ | PROT_WRITE,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != pointer(all.first)) {
     fail("the arena cannot be mapped");
   }
-  Page fresh{Kind::kAnonymous, PROT_READ | PROT_WRITE, false, false};
+  const Page fresh{Kind::kAnonymous, PROT_READ | PROT_WRITE};
   std::fill_n(pages_.begin() + all.first, all.count, fresh);
   history_.clear();
   touched_.clear();
@@ -212,8 +204,9 @@ void Model::step(Bytes& bytes) {
     void (Model::*run)(Bytes&);
   };
   static constexpr Operation kOperations[] = {
-      {"CPU accesses", 76, &Model::cpu_accesses},
-      {"device accesses", 92, &Model::device_accesses},
+      {"CPU accesses", 70, &Model::cpu_accesses},
+      {"device accesses", 82, &Model::device_accesses},
+      {"device sweep", 6, &Model::device_sweep},
       {"compare", 8, &Model::compare},
       {"wild access", 3, &Model::wild_access},
       {"mmap", 12, &Model::map},
@@ -227,6 +220,9 @@ void Model::step(Bytes& bytes) {
       {"huge pages", 2, &Model::advise_huge},
       {"read and write", 6, &Model::through_a_pipe},
       {"bring home", 6, &Model::bring_home},
+      {"say where", 9, &Model::say_where},
+      {"futex", 2, &Model::wait_or_wake},
+      {"robust mutex", 1, &Model::leave_lock},
       {"fork", 1, &Model::fork_and_check},
       {"fork and stay", 1, &Model::fork_and_stay},
   };
@@ -243,28 +239,19 @@ void Model::step(Bytes& bytes) {
 
 // One page mostly, at times many.
 Model::Run Model::take_run(Bytes& bytes) {
-  unsigned first = bytes.u16() % kPages;
+  unsigned first = bytes.u16() % page_count();
   unsigned shape = bytes.u8();
   unsigned count = shape < 96 ? 1 + shape % 4 : shape < 224 ? 1 + shape % 64 : 1 + (shape - 224) * 20;
-  Run run{first, std::min(count, kPages - first)};
+  Run run{first, std::min(count, page_count() - first)};
   history_.back() += fmt::format(" {}+{}", run.first, run.count);
   for (unsigned page = run.first; page < run.end(); ++page) touch(page);
   return run;
 }
 
-// The longest beginning of `run` whose pages are all as `wanted`.
-template <typename Predicate>
-Model::Run Model::trim(Run run, Predicate wanted) const {
-  while (run.count != 0 && !wanted(pages_[run.first])) ++run.first, --run.count;
-  unsigned count = 0;
-  while (count < run.count && wanted(pages_[run.first + count])) ++count;
-  return {run.first, count};
-}
-
 Model::Pattern Model::take_pattern(Bytes& bytes) {
   static constexpr unsigned kSizes[] = {8, 8, 8, 8, 8, 4, 2, 1};
   Pattern pattern{};
-  pattern.page = bytes.u16() % kPages;
+  pattern.page = bytes.u16() % page_count();
   unsigned shape = bytes.u8();
   unsigned kind = bytes.u8();
   pattern.size = kSizes[kind >> 5];
@@ -275,7 +262,7 @@ Model::Pattern Model::take_pattern(Bytes& bytes) {
   pattern.count = pattern.stride == 0 ? 32 + shape * 2 : 1 + (shape - 176) % 48;
   history_.back() += fmt::format(" {}{}+{}/{}", "rwa"[static_cast<unsigned>(pattern.kind)], pattern.page, pattern.count,
                                  pattern.stride);
-  unsigned last = unsigned{kPages};
+  unsigned last = page_count();
   for (unsigned i = 0; i < pattern.count; ++i) {
     unsigned page = page_of(address_of(pattern, i));
     if (page != last) touch(page);
@@ -287,7 +274,7 @@ Model::Pattern Model::take_pattern(Bytes& bytes) {
 std::uint64_t Model::address_of(const Pattern& pattern, unsigned index) const {
   std::uint64_t offset = pattern.page * kPageSize + pattern.offset;
   offset += pattern.stride == 0 ? std::uint64_t{index} * pattern.size : index * pattern.stride * kPageSize;
-  return kArena + offset % kSize;
+  return kArena + offset % size();
 }
 
 void Model::cpu_accesses(Bytes& bytes) {
@@ -399,6 +386,26 @@ void Model::device_accesses(Bytes& bytes) {
   launch(device, batch_);
 }
 
+// A word of each of many pages, one after the other: more than a small memory has room for.
+void Model::device_sweep(Bytes& bytes) {
+  batch_.clear();
+  ModelDevice& device = take_device(bytes);
+  const unsigned first = bytes.u16() % page_count();
+  const unsigned shape = bytes.u8();
+  const auto kind = static_cast<ModelAccess::Kind>(shape % 3);
+  const unsigned count = std::min<unsigned>(shape * 4, ModelDevice::kMaxAccesses);
+  history_.back() += fmt::format(" {}{}+{}", "rwa"[shape % 3], first, count);
+  for (unsigned i = 0; i < count; ++i) {
+    const unsigned page = (first + i) % page_count();
+    ModelAccess access{kind, 8, kArena + page * kPageSize + i % 512 * 8, 0};
+    if (pages_[page].kind == Kind::kHole || may_be_refused(access)) continue;
+    if (kind != ModelAccess::Kind::kRead) access.value = next_value();
+    touch(page);
+    batch_.push_back(access);
+  }
+  launch(device, batch_);
+}
+
 void Model::wild_access(Bytes& bytes) {
   Run run = take_run(bytes);
   Run hole = trim(run, [](const Page& page) { return page.kind == Kind::kHole; });
@@ -437,7 +444,7 @@ void Model::map(Bytes& bytes) {
     return fail(fmt::format("mmap: {}", std::strerror(errno)));
   }
   forget(run);
-  Page fresh{kind, static_cast<std::uint8_t>(protection), false, false};
+  const Page fresh{kind, static_cast<std::uint8_t>(protection)};
   std::fill_n(pages_.begin() + run.first, run.count, fresh);
 }
 
@@ -457,14 +464,14 @@ bool Model::one_mapping(Run run) const {
 
 void Model::remap(Bytes& bytes) {
   Run wanted = take_run(bytes);
-  unsigned target = bytes.u16() % kPages;
+  unsigned target = bytes.u16() % page_count();
   const unsigned how = bytes.u8();
   const bool keep_source = how % 4 == 0;
   const unsigned more = how % 4 == 1 ? how / 4 % 8 : 0;  // pages by which it grows on the way, as realloc() does
   Run from = trim(wanted, [&](const Page& page) {
     return page.kind == Kind::kAnonymous && page.protection == pages_[wanted.first].protection && !page.locked;
   });
-  from.count = std::min(from.count, kPages - std::min(target + more, kPages));
+  from.count = std::min(from.count, page_count() - std::min(target + more, page_count()));
   bool overlap = from.first < target + from.count + more && target < from.end();
   if (from.count == 0 || overlap) return;
   history_.back() += fmt::format(" from {}+{} to {}{}{}", from.first, from.count, target, keep_source ? ", kept" : "",
@@ -485,12 +492,18 @@ void Model::remap(Bytes& bytes) {
                pointer(destination.first)) == MAP_FAILED) {
       return fail(fmt::format("mremap of {} pages: {}", step, std::strerror(errno)));
     }
+    replace(source);
+    replace({destination.first, step + grown});
     std::copy_n(pages_.begin() + source.first, step, pages_.begin() + destination.first);
+    for (unsigned page = destination.first; page < destination.end(); ++page) pages_[page].wishes = 0;
     std::memcpy(contents_.data() + destination.first * kPageSize, contents_.data() + source.first * kPageSize,
                 step * kPageSize);
     if (kept) {
       zero(source);
-      for (unsigned page = source.first; page < source.end(); ++page) pages_[page].freed = false;
+      for (unsigned page = source.first; page < source.end(); ++page) {
+        pages_[page].freed = false;
+        pages_[page].wishes = 0;
+      }
     } else {
       forget(source);
     }
@@ -519,7 +532,7 @@ void Model::grow(Bytes& bytes) {
     std::fill_n(pages_.begin() + gone.first, gone.count, again);
     return;
   }
-  Run beyond{run.end(), std::min(more, kPages - run.end())};
+  Run beyond{run.end(), std::min(more, page_count() - run.end())};
   for (unsigned page = beyond.first; page < beyond.end(); ++page) touch(page);
   unsigned holes = 0;
   while (holes < beyond.count && pages_[beyond.first + holes].kind == Kind::kHole) ++holes;
@@ -637,7 +650,7 @@ void Model::compare(Bytes& bytes) {
 // In the child: no allocation. What lies in files may have gone on in the parent.
 bool Model::child_is_right() const {
   unsigned wrong = 0;
-  for (unsigned page = 0; page < kPages; ++page) {
+  for (unsigned page = 0; page < page_count(); ++page) {
     if (!pages_[page].readable() || pages_[page].kind != Kind::kAnonymous || page_is(page)) continue;
     const char* wanted = contents_.data() + page * kPageSize;
     const char* seen = pointer(page);
@@ -658,6 +671,7 @@ void Model::fork_and_check(Bytes&) {
   if (child == 0) _exit(child_is_right() ? 0 : 1);
   int status = 0;
   if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
+    compare_run("the parent of a child that sees other data", {0, page_count()});
     fail(fmt::format("a forked child sees other data (status {:#x})", status));
   }
 }

@@ -12,14 +12,17 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "device/packet.h"
 #include "device/window.h"
+#include "hms/binder.h"
 #include "mirror/address_space.h"
 #include "mirror/mirror.h"
+#include "mirror/test_locks.h"
 
 namespace mirrorcl::mirror {
 
@@ -44,15 +47,16 @@ class ModelDevice {
 
 class Model {
  public:
-  static constexpr unsigned kPages = 4 * kBlockPages;
-  static constexpr std::uint64_t kSize = kPages * kPageSize;
   // Where nothing else comes to lie, with or without a sanitizer: far below the kernel's own choices, so that holes
   // stay holes.
   static constexpr std::uint64_t kArena = window::kWindow.end() + 64 * window::kGiB;
 
-  Model(Mirror& mirror, ModelDevice& device);
+  // The arena has `blocks` blocks of 2 MiB.
+  Model(Mirror& mirror, ModelDevice& device, unsigned blocks = 4);
   // Launches go to this device or one of the others from then on, as the program says.
   void add_device(ModelDevice& device) { devices_.push_back(&device); }
+  // Programs also say where memory should live from then on, with hbind(). `binder` outlives the model.
+  void place_by(hms::Binder& binder) { binder_ = &binder; }
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -76,18 +80,37 @@ class Model {
     Kind kind = Kind::kHole;
     std::uint8_t protection = 0;  // PROT_...
     bool locked = false;
-    bool freed = false;  // by MADV_FREE, and not written since: the contents below, or zeros
+    bool freed = false;       // by MADV_FREE, and not written since: the contents below, or zeros
+    std::uint8_t wishes = 0;  // policies that the program has set with hbind(), by kBound and so on
     bool readable() const { return (protection & 1) != 0; }
     bool writable() const { return (protection & 2) != 0; }
     // What a mapping that begins with such a page grows by.
-    Page grown() const { return {kind, protection, locked, false}; }
+    Page grown() const { return {kind, protection, locked, false, 0}; }
   };
+  static constexpr std::uint8_t kBound = 1;
+  static constexpr std::uint8_t kPreferred = 2;
+  static constexpr std::uint8_t kAccessedBy = 4;
+  static constexpr std::uint8_t kReadMostly = 8;
   struct Run {
     unsigned first;
     unsigned count;
     unsigned end() const { return first + count; }
   };
-  class Bytes;
+  // The program; endless zeros follow its end.
+  class Bytes {
+   public:
+    explicit Bytes(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+    bool done() const { return next_ >= bytes_.size(); }
+    unsigned u8() { return done() ? 0 : bytes_[next_++]; }
+    unsigned u16() {
+      unsigned high = u8();
+      return high << 8 | u8();
+    }
+
+   private:
+    std::span<const std::uint8_t> bytes_;
+    std::size_t next_ = 0;
+  };
   // The words of a pattern: `count` words, one every `stride` pages (0: one after the other), from a page on.
   struct Pattern {
     unsigned page;
@@ -102,11 +125,18 @@ class Model {
   void step(Bytes& bytes);
   Pattern take_pattern(Bytes& bytes);
   Run take_run(Bytes& bytes);
+  // The longest part of `run` whose pages are all as `wanted`, from the first that is.
   template <typename Predicate>
-  Run trim(Run run, Predicate wanted) const;
+  Run trim(Run run, Predicate wanted) const {
+    while (run.count != 0 && !wanted(pages_[run.first])) ++run.first, --run.count;
+    unsigned count = 0;
+    while (count < run.count && wanted(pages_[run.first + count])) ++count;
+    return {run.first, count};
+  }
 
   void cpu_accesses(Bytes& bytes);
   void device_accesses(Bytes& bytes);
+  void device_sweep(Bytes& bytes);
   void wild_access(Bytes& bytes);
   void map(Bytes& bytes);
   void unmap(Bytes& bytes);
@@ -123,6 +153,15 @@ class Model {
   void end_child();
   void bring_home(Bytes& bytes);
   void compare(Bytes& bytes);
+  // model_threads.cpp
+  void wait_or_wake(Bytes& bytes);
+  void leave_lock(Bytes& bytes);
+  void move_about(Bytes& bytes, std::uint64_t word, unsigned how);
+  void end_waiter();
+  // model_places.cpp
+  void say_where(Bytes& bytes);
+  void note_wishes(Run run, std::uint32_t command, bool wanted);
+  void compare_wishes();
 
   std::uint64_t address_of(const Pattern& pattern, unsigned index) const;
   std::uint64_t next_value() { return ++values_ * 0x9e37'79b9'7f4a'7c15; }
@@ -138,6 +177,9 @@ class Model {
   bool child_is_right() const;
   bool one_mapping(Run run) const;
   void forget(Run run);
+  void replace(Run run);
+  std::uint64_t size() const { return pages_.size() * kPageSize; }
+  unsigned page_count() const { return static_cast<unsigned>(pages_.size()); }
   void zero(Run run);
   void fail(std::string what, std::int64_t page = -1);
   void touch(unsigned page) { touched_.push_back({static_cast<std::uint32_t>(history_.size() - 1), page}); }
@@ -148,16 +190,18 @@ class Model {
 
   Mirror& mirror_;
   std::vector<ModelDevice*> devices_;
+  hms::Binder* binder_ = nullptr;
   AddressSpace space_;
   std::function<void(std::uint64_t)> disturb_;
   std::vector<Page> pages_;
   std::vector<char> contents_;
   std::vector<ModelAccess> batch_;
   bool tolerant_ = false;
-  int file_ = -1;  // of kSize bytes
+  int file_ = -1;  // of size() bytes
   int pipe_[2] = {-1, -1};
   pid_t child_ = -1;
   int child_pipe_ = -1;
+  std::unique_ptr<FutexWaiter> waiter_;
   std::uint64_t values_ = 0;
   std::uint64_t operations_ = 0;
   std::uint64_t steps_ = 0;

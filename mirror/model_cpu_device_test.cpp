@@ -2,6 +2,7 @@
 // The model test on the CPU device, whose kernels make their accesses in a process of their own; and its concurrent
 // form, in which CPU threads and kernels run at once over the same pages, each on words of its own.
 #include <atomic>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "device/cpu/cpu_device_fixture.h"
 #include "mirror/model.h"
 #include "mirror/model_test_support.h"
+#include "mirror/placed_machine.h"
 
 namespace mirrorcl::mirror {
 namespace {
@@ -27,12 +29,15 @@ class CpuModelTest : public CpuDeviceTest, public ModelDevice {
     mirror_.reset();
     CpuDeviceTest::TearDown();
   }
-  void start_with(const MirrorOptions& options) {
+  // memory_size: of the device, in bytes; 0: enough.
+  void start_with(const MirrorOptions& options, std::uint64_t memory_size = 0) {
     ASSERT_TRUE(reserve_window().has_value());
     auto started = Mirror::start(options);
     ASSERT_TRUE(started.has_value()) << started.error().message;
     mirror_ = std::move(*started);
-    ASSERT_NO_FATAL_FAILURE(CpuDeviceTest::SetUp());
+    CpuDeviceOptions device;
+    device.memory_size = memory_size;
+    ASSERT_NO_FATAL_FAILURE(CpuDeviceTest::start(device));
     ASSERT_TRUE(mirror_->attach(*device_).has_value());
     list_ = shared_array<TestAccess>(kMaxAccesses);
     done_ = shared_array<std::uint64_t>(1);
@@ -65,11 +70,18 @@ class CpuModelTest : public CpuDeviceTest, public ModelDevice {
     return signal;
   }
 
-  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
-    ASSERT_NO_FATAL_FAILURE(start_with(options));
+  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations,
+                    std::uint64_t memory_size = 0) {
+    ASSERT_NO_FATAL_FAILURE(start_with(options, memory_size));
+    std::optional<PlacedMachine> machine;
+    if (PlacedMachine::possible()) machine.emplace(*mirror_, std::vector<DeviceOperations*>{device_.get()});
     Model model(*mirror_, *this);
+    if (machine) model.place_by(machine->binder());
     run_random_programs(model, first_seed, operations);
     print_statistics(model.operations(), mirror_->statistics());
+    if (memory_size != 0) {
+      EXPECT_GT(mirror_->statistics().evictions, model.operations() / 10'000);
+    }
   }
 
   std::unique_ptr<Mirror> mirror_;
@@ -90,6 +102,15 @@ TEST_F(CpuModelTest, WithoutMove) {
   MirrorOptions options;
   options.use_move = false;
   run_programs(options, 13'000'000, 1'000'000);
+}
+
+// The programs use four times the device's memory.
+TEST_F(CpuModelTest, SmallMemory) {
+  run_programs({}, 15'000'000, 300'000, kBlockSize);
+}
+
+TEST_F(CpuModelTest, SmallMemoryWhereEverythingThatReturnsBecomesCoherent) {
+  run_programs(everything_becomes_coherent(), 16'000'000, 300'000, kBlockSize);
 }
 
 // Words of shared pages, each of which belongs to one CPU thread or to the kernels. Every owner knows what its words

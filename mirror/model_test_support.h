@@ -16,7 +16,7 @@
 
 namespace mirrorcl::mirror {
 
-// A number from the environment: MIRRORCL_MODEL_SEED, MIRRORCL_MODEL_OPERATIONS.
+// A number from the environment: MIRRORCL_MODEL_SEED and so on (docs/mirror.md).
 inline std::uint64_t model_option(const char* name, std::uint64_t fallback) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoull(text, nullptr, 0) : fallback;
@@ -74,12 +74,13 @@ inline MirrorOptions nothing_becomes_coherent() {
 inline void print_statistics(std::uint64_t operations, const Statistics& s) {
   std::printf(
       "%llu operations; %llu device and %llu CPU faults, %llu pages made coherent, %llu events, %llu retries; "
-      "%llu pages between devices, %llu coherent ones shared\n",
+      "%llu pages between devices, %llu coherent ones shared; %llu evictions, %llu locks left\n",
       static_cast<unsigned long long>(operations), static_cast<unsigned long long>(s.device_faults),
       static_cast<unsigned long long>(s.cpu_faults), static_cast<unsigned long long>(s.coherent_upgrades),
       static_cast<unsigned long long>(s.events_unmap + s.events_remap + s.events_remove),
       static_cast<unsigned long long>(s.retries), static_cast<unsigned long long>(s.pages_between_devices),
-      static_cast<unsigned long long>(s.coherent_pages_shared));
+      static_cast<unsigned long long>(s.coherent_pages_shared), static_cast<unsigned long long>(s.evictions),
+      static_cast<unsigned long long>(s.locks_left));
   std::fflush(stdout);
 }
 
@@ -90,7 +91,7 @@ inline void run_random_programs(Model& model, std::uint64_t first_seed, std::uin
   SeedReporter reporter(static_cast<unsigned>(model_option("MIRRORCL_MODEL_PATIENCE", 100)));
   const std::uint64_t only = model_option("MIRRORCL_MODEL_SEED", 0);
   operations = model_option("MIRRORCL_MODEL_OPERATIONS", operations);
-  std::uint64_t seed = only != 0 ? only : first_seed;
+  std::uint64_t seed = only != 0 ? only : model_option("MIRRORCL_MODEL_FIRST_SEED", first_seed);
   const std::uint64_t wanted = model.operations() + operations;
   for (; model.operations() < wanted; ++seed) {
     reporter.progress(seed);

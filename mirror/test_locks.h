@@ -20,7 +20,7 @@
 
 namespace mirrorcl::mirror {
 
-inline constexpr std::chrono::seconds kLockPatience{20};  // only what is lost for good takes so long
+inline constexpr std::chrono::seconds kLockPatience{60};  // only what is lost for good takes so long
 
 // False: it has not come true within kLockPatience.
 template <typename Condition>
