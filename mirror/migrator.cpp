@@ -215,6 +215,7 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       }
       Block& target = blocks_.find_or_create(new_range.start);
       PageRun target_run{page_in_block(new_range.start), 1};
+      drop_snapshots(target, PageMask(target_run));  // of what was mapped there, whose end no event has told
       target.forget(target_run);
       target.mark_registered(target_run);
       watch(new_range, PROT_READ | PROT_WRITE);
@@ -279,6 +280,7 @@ void Migrator::place(const MovedPage& page) noexcept {
   Range range{page.address, kPageSize};
   Block& block = blocks_.find_or_create(range.start);
   PageRun run{page_in_block(range.start), 1};
+  drop_snapshots(block, PageMask(run));
   block.forget(run);
   block.mark_registered(run);
   watch(range, PROT_READ | PROT_WRITE);

@@ -558,5 +558,27 @@ TEST_F(MirrorTest, RegionsOfAStreamGrow) {
   EXPECT_LT(device_.faults(), 16U);
 }
 
+// Read-only memory is not registered, so that no event tells that it has been replaced.
+TEST_F(TransitionsTest, WhatMovesToWhereADeviceHasASnapshotIsSeenThere) {
+  TestMemory from(2);
+  TestMemory to(2);
+  device_.store(from.word(1), std::uint64_t{41});
+  *from.word(0) = 5;  // at home, in memory that is registered
+  ASSERT_EQ(mprotect(to.data(), to.size(), PROT_READ), 0);
+  ASSERT_EQ(device_.load(to.word(0)), 0U);
+  ASSERT_EQ(device_.load(to.word(1)), 0U);
+  ASSERT_GT(statistics().snapshot_pages, 0U);
+  for (std::size_t page = 0; page < 2; ++page) {
+    ASSERT_EQ(mremap(from.word(page), kPageSize, kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, to.word(page)),
+              to.word(page));
+  }
+  mirror_->drain_events();
+  mirror_->drop_snapshots();
+  EXPECT_EQ(device_.load(to.word(0)), 5U);
+  EXPECT_EQ(device_.load(to.word(1)), 41U);
+  EXPECT_EQ(*to.word(0), 5U);
+  EXPECT_EQ(*to.word(1), 41U);
+}
+
 }  // namespace
 }  // namespace mirrorcl::mirror
