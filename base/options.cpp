@@ -60,6 +60,14 @@ int read_memory_node() {
   return Options::kBestNode;
 }
 
+Options::LaunchAhead read_launch_ahead() {
+  const std::string text = environment("MIRRORCL_LAUNCH_AHEAD", "1");
+  if (text == "0") return Options::LaunchAhead::kNever;
+  if (text == "always") return Options::LaunchAhead::kAlways;
+  if (text != "1") log_warning("MIRRORCL_LAUNCH_AHEAD={} is none of 0, 1 and always; ignored", text);
+  return Options::LaunchAhead::kOnSpareCpus;
+}
+
 std::string default_cache_dir() {
   std::string own = environment("MIRRORCL_CACHE_DIR");
   if (!own.empty()) return own;
@@ -86,6 +94,7 @@ Options read_options() {
   o.pocl_library = environment("MIRRORCL_POCL");
   o.cache_dir = default_cache_dir();
   o.cache = environment("MIRRORCL_CACHE", "1") != "0";
+  o.launch_ahead = read_launch_ahead();
   o.evacuate = environment("MIRRORCL_EVACUATE", "0") != "0";
   if (environment("MIRRORCL_DISABLE", "0") != "0") o.disable_reason = "switched off by MIRRORCL_DISABLE";
   return o;

@@ -31,6 +31,9 @@ struct Options {
   std::string pocl_library;    // MIRRORCL_POCL: path of libpocl; empty = Debian's
   std::string cache_dir;       // MIRRORCL_CACHE_DIR, else XDG_CACHE_HOME/mirrorcl, else ~/.cache/mirrorcl
   bool cache = true;           // MIRRORCL_CACHE=0 switches the compiler's disk cache off
+  // MIRRORCL_LAUNCH_AHEAD: whether what launches that wait name comes ahead of them
+  enum class LaunchAhead { kNever, kOnSpareCpus, kAlways };
+  LaunchAhead launch_ahead = LaunchAhead::kOnSpareCpus;
   bool evacuate = false;       // MIRRORCL_EVACUATE=1: a test mode, see mirror/evacuation.h
   std::string disable_reason;  // set when MIRRORCL_DISABLE=1: the platform offers no device
 };

@@ -29,6 +29,7 @@ int run_named_probe(const std::vector<std::string>& probe) {
   if (probe.size() == 2 && probe[0] == "startup") return startup_probe(probe[1]);
   if (probe.size() == 2 && probe[0] == "first-touch") return first_touch_probe(probe[1]);
   if (probe.size() == 2 && probe[0] == "pressure") return pressure_probe(probe[1]);
+  if (probe.size() == 4 && probe[0] == "ahead") return ahead_probe(probe[1], probe[2], std::stoul(probe[3]));
   if (probe.size() == 2 && probe[0] == "idle") return idle_probe(probe[1]);
   std::fprintf(stderr, "no such probe\n");
   return 2;
@@ -58,6 +59,7 @@ int run(const Arguments& arguments) {
   add_migration_benchmarks(setup);
   add_bandwidth_benchmarks(setup);
   add_launch_benchmarks(setup);
+  add_ahead_benchmarks(setup);
   add_build_benchmarks(setup);
   add_ping_pong_benchmarks(setup);
   add_startup_benchmarks(setup);

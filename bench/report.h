@@ -65,6 +65,7 @@ struct Setup {
   void add(const std::string& name, benchmark::TimeUnit unit, std::function<Measurement()> body) const;
 };
 
+void add_ahead_benchmarks(const Setup& setup);
 void add_fault_benchmarks(const Setup& setup);
 void add_migration_benchmarks(const Setup& setup);
 void add_bandwidth_benchmarks(const Setup& setup);

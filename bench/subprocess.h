@@ -2,6 +2,7 @@
 // Some things can only be measured in a fresh process: this program runs itself again as a "probe" that prints numbers.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ int bare_fault_probe(int batches);
 int startup_probe(const std::string& platform);
 int first_touch_probe(const std::string& platform);
 int pressure_probe(const std::string& platform);
+int ahead_probe(const std::string& platform, const std::string& behind, std::size_t mib);
 int idle_probe(const std::string& platform);  // "none": without one
 
 }  // namespace mirrorcl::bench

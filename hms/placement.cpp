@@ -498,6 +498,8 @@ const char* text_of(Reason reason) noexcept {
       return "one side writes the page, so the other's copy goes";
     case Reason::kAsked:
       return "the program asked for it, or a command or a fork needs it there";
+    case Reason::kExpected:
+      return "a launch that waits names it, so it comes ahead";
   }
   return "?";
 }

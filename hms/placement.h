@@ -206,6 +206,7 @@ enum class Reason : std::uint8_t {
   kReadInBulk,      // results, likely: the reader gets copies, and where they live keeps its own
   kWritten,         // the copies of the other side go, because this one writes
   kAsked,           // hbind(), fork, or a command of the driver
+  kExpected,        // a launch that waits names it
 };
 // A sentence without a full stop, for a person.
 HMS_API const char* text_of(Reason reason) noexcept;

@@ -83,7 +83,10 @@ Verdict Migrator::migrate_across(AttachedDevice& device, AttachedDevice& from, B
 Verdict Migrator::move_across(AttachedDevice& device, AttachedDevice& from, Block& block, PageRun run, unsigned urgent,
                               Leave leave) noexcept {
   const Range range = block.range(run);
-  if (leave == Leave::kNothing) drop_other_copies(from, block, PageMask(run));
+  if (leave == Leave::kNothing) {
+    expected_.forget();
+    drop_other_copies(from, block, PageMask(run));
+  }
   // Writers wait from here on; their faults are served afterwards.
   if (on_device([&] { return from->protect(range, Access::kRead); }) != 0) return kTryAgain;
   counters_.add(&Statistics::pages_between_devices, run.count);

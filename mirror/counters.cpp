@@ -23,6 +23,7 @@ constexpr auto kNames = [] {
   NAME(pages_duplicated);
   NAME(pages_between_devices);
   NAME(pages_brought_ahead);
+  NAME(bytes_brought_for_launches);
   NAME(evictions);
   NAME(coherent_upgrades);
   NAME(coherent_pages_shared);

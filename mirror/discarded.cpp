@@ -21,6 +21,7 @@ bool Migrator::discard_is_recent(const Block& block) const noexcept {
 }
 
 void Migrator::discarded(Range range) noexcept {
+  expected_.forget();
   counters_.add(&Statistics::events_remove);
   std::uint64_t now = now_ns();
   for (MovedPage& page : moved_pages_) {

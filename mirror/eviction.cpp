@@ -95,6 +95,7 @@ std::size_t Migrator::find_leavings(AttachedDevice& device, const Block& keep, s
 
 // What `device` holds of `block` goes where hms/ says.
 Outcome Migrator::evict(AttachedDevice& device, Block& block) noexcept {
+  expected_.forget();
   std::array<std::uint64_t, kMaxDevices> free_pages{};
   for (AttachedDevice& other : devices_) {
     if (&other == &device || other.operations == nullptr) continue;

@@ -131,6 +131,7 @@ Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, uns
 Verdict Migrator::move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error,
                                    unsigned* served) noexcept {
   *served = 0;
+  if (cause_.reason == hms::Reason::kExpected) return failed(FaultKind::kUnmappable);  // a guess: it stays
   Range first = block.range(PageRun{run.first, 1});
   auto mapping = space_.query(first.start);
   if (!mapping || mapping->protection == PROT_NONE) return failed(FaultKind::kInvalidAddress);

@@ -162,6 +162,10 @@ void Migrator::empty_device_memory(const Block& block, const PageMask& pages) no
 }
 
 void Migrator::unmapped(Range range) noexcept {
+  expected_.forget();
+  for (SpoiltWish& spoilt : spoilt_wishes_) {
+    if (spoilt.address - range.start < range.size) spoilt.until_ns = 0;
+  }
   counters_.add(&Statistics::events_unmap);
   drop_moved(range);
   end_watching(range);
@@ -183,6 +187,7 @@ void Migrator::unmapped(Range range) noexcept {
 }
 
 void Migrator::moved(Range from, std::uint64_t to) noexcept {
+  expected_.forget();
   counters_.add(&Statistics::events_remap);
   follow_moved(from, to);
   end_watching(from);

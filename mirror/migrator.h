@@ -24,6 +24,7 @@
 #include "mirror/churn.h"
 #include "mirror/clock.h"
 #include "mirror/copy_threads.h"
+#include "mirror/expected.h"
 #include "mirror/fault_history.h"
 #include "mirror/host_agent.h"
 #include "mirror/host_events.h"
@@ -94,6 +95,22 @@ class Migrator {
   }
   // Takes the pages of `range` that can be moved to `device`, faults or not.
   Outcome bring_in(AttachedDevice& device, Range range, Untouched untouched) noexcept;
+  // What launches that wait have named (expected.h).
+  Expected& expected() noexcept { return expected_; }
+  const Expected& expected() const noexcept { return expected_; }
+  // A wish has been taken, and more of it is to come.
+  bool is_answering_wish() const noexcept { return ahead_.rest.size != 0 && !ahead_.wish.until.is_over(); }
+  // Takes a wish, or brings a part of what is left of it. False: there is none.
+  bool bring_expected() noexcept;
+  // When what is known of wishes is forgotten (now_ns()): memory that is all at home again changes hands without an
+  // event. kNever: nothing is known.
+  std::uint64_t answers_end_ns() const noexcept { return answers_end_ns_; }
+  void end_answers() noexcept {
+    expected_.forget();
+    answers_end_ns_ = kNever;
+  }
+  // A thread of the application has faulted there; before it is served.
+  void host_touches(std::uint64_t address) noexcept;
   // The pages of the block around `block_address` that live on `device`, or on both sides.
   PageMask device_pages(AttachedDevice& device, std::uint64_t block_address) noexcept;
   // Everything of `range` that `devices` hold comes home. Blocks of which no device holds anything are forgotten.
@@ -271,8 +288,21 @@ class Migrator {
 
   // requested.cpp: what a program asks for
   Outcome bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept;
+  Outcome find_movable(AttachedDevice& device, Range part, Untouched untouched, Block** block, PageMask* present,
+                       PageMask* movable) noexcept;
   PageMask device_pages(AttachedDevice& device, const Block& block) noexcept;
   void leave_thread_control_blocks(Block& block, Range part, const PageMask& present, PageMask* wanted) noexcept;
+
+  // expected.cpp: what launches that wait name
+  Range expected_range(const Expected::Wish& wish) noexcept;
+  void begin_wish() noexcept;
+  // kAnswered: until something leaves a device, nobody need ask again. kOver: the launch begins, or its memory is used.
+  enum class WishEnd : std::uint8_t { kAnswered, kOver };
+  void end_wish(WishEnd end) noexcept;
+  Outcome bring_expected_part() noexcept;
+  bool would_move(AttachedDevice& device, std::uint64_t address, std::uint64_t* end) noexcept;
+  bool has_room_to_spare(AttachedDevice& device, std::uint64_t bytes) noexcept;
+  Outcome move_expected(AttachedDevice& device, Block& block, const PageMask& pages) noexcept;
 
   // private_files.cpp: private mappings of files become anonymous memory
   Outcome make_anonymous(AttachedDevice& device, std::uint64_t address, const MappingInfo& mapping) noexcept;
@@ -416,6 +446,23 @@ class Migrator {
   LayoutWatch watch_;
   Churn churn_{options_.coherent_not_before_ms};
   PolicyWatch policies_{host_, space_};
+  Expected expected_;
+  struct Ahead {
+    Expected::Wish wish{};
+    Range all{0, 0};  // of size 0 once it counts no more that the application touches it
+    Range rest{0, 0};
+    unsigned pages = 0;  // that have come
+    unsigned tries = 0;
+  };
+  Ahead ahead_;  // the wish that is being answered, or was last
+  // What the application touched while a launch waited for it does not come for a while.
+  struct SpoiltWish {
+    std::uint64_t address = 0;
+    std::uint64_t until_ns = 0;
+  };
+  std::array<SpoiltWish, 16> spoilt_wishes_{};
+  std::size_t next_spoilt_wish_ = 0;
+  std::uint64_t answers_end_ns_ = kNever;
   ThreadBlocks thread_blocks_;
   Threads threads_;
   RobustLists robust_lists_;

@@ -105,6 +105,17 @@ class MirrorHandle final : public Mirror {
     service_->drain_events();
     if (!service_->layout_unchanged()) service_->request({Request::Kind::kLayout, {0, 0}, nullptr});
   }
+  bool has_come(const DeviceOperations& device, std::uint64_t address) const noexcept override {
+    return !alive() || service_->has_come(device, address);
+  }
+  void expect(const DeviceOperations& device, std::span<const NamedMemory> memory,
+              const LaunchWait& until) noexcept override {
+    if (alive()) service_->expect(device, memory, until);
+  }
+  LaunchWait open_wait() noexcept override { return alive() ? service_->expected().open_wait() : LaunchWait{}; }
+  void close_wait(std::uint64_t value) noexcept override {
+    if (alive()) service_->expected().close_wait(value);
+  }
   void drop_snapshots() noexcept override {
     if (alive() && service_->has_snapshots()) service_->request({Request::Kind::kDropSnapshots, {0, 0}, nullptr});
   }

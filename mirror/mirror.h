@@ -7,6 +7,8 @@
 // by itself in the service thread. Start is refused with a reason where the kernel or the permissions do not allow it.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -31,6 +33,8 @@ struct MirrorOptions {
   std::uint32_t density_percent = 51;
   // Bring pages to a device ahead of its faults where these walk through memory at a constant distance.
   bool bring_ahead = true;
+  // Bring what waiting launches name also while the machine has no CPU to spare.
+  bool expect_on_busy_machine = false;
   // Take pages out of the application with UFFDIO_MOVE where the kernel has it (6.8). Without it pages are
   // write-protected and copied, which is slower; tests cover both.
   bool use_move = true;
@@ -40,6 +44,21 @@ struct MirrorOptions {
 
 // What becomes of pages that nobody has touched yet when a range is brought to a device.
 enum class Untouched : std::uint8_t { kSkip, kAllocate };
+
+// Memory that a launch names.
+struct NamedMemory {
+  std::uint64_t address;
+  std::uint64_t size;  // bytes; 0: not known
+};
+
+// What a launch that cannot begin yet waits for: that *word >= value. The word lies in memory that never migrates and
+// stays mapped. Null: the launch does not wait.
+struct LaunchWait {
+  const std::atomic<std::uint64_t>* word = nullptr;
+  std::uint64_t value = 0;
+
+  bool is_over() const noexcept { return word == nullptr || word->load(std::memory_order_acquire) >= value; }
+};
 
 class Mirror {
  public:
@@ -65,6 +84,18 @@ class Mirror {
   // protection (which raise no event). Costs an atomic load, and a query of the kernel for each mapping that devices
   // have pages of. Call before each launch.
   virtual void drain_events() noexcept = 0;
+
+  // What lies at `address` need not be expected: it came to `device` when it was expected last, or could not, and
+  // nothing has left a device since. Any thread; a few loads.
+  virtual bool has_come(const DeviceOperations& device, std::uint64_t address) const noexcept = 0;
+  // A launch that waits will use `memory` on `device`: it begins to come there, as far as that hurts nobody
+  // (expected.h), until the wait is over. Nothing is promised and nothing waited for. An access that follows at once is
+  // served sooner without (docs/decisions/0012).
+  virtual void expect(const DeviceOperations& device, std::span<const NamedMemory> memory,
+                      const LaunchWait& until) noexcept = 0;
+  // A wait that is over with close_wait() of its value, or sooner if many others are opened and closed meanwhile.
+  virtual LaunchWait open_wait() noexcept = 0;
+  virtual void close_wait(std::uint64_t value) noexcept = 0;
 
   // Drops the read-only snapshots of unmirrorable memory, so that the next launch sees its present contents.
   virtual void drop_snapshots() noexcept = 0;

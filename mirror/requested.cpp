@@ -26,28 +26,40 @@ Outcome Migrator::bring_in(AttachedDevice& device, Range range, Untouched untouc
   return Outcome::kDone;
 }
 
-// `part` lies in one block and one mapping. What cannot be moved is left out.
-Outcome Migrator::bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept {
+// Which pages of `part`, which lies in one block and one mapping, can go to the device. *block is theirs, if there are
+// any; *present, relative to the first one, those that hold something.
+Outcome Migrator::find_movable(AttachedDevice& device, Range part, Untouched untouched, Block** block,
+                               PageMask* present, PageMask* movable) noexcept {
   const unsigned first = page_in_block(part.start);
-  PageMask present;
-  if (space_.present_pages(part, &present) != 0) return Outcome::kDone;  // unmapped meanwhile
-  if (untouched == Untouched::kSkip && present.none()) return Outcome::kDone;
-  Block* block = blocks_.find(part.start);
-  if (block == nullptr || !block->registered(first)) {
+  *movable = {};
+  if (space_.present_pages(part, present) != 0) return Outcome::kDone;  // unmapped meanwhile
+  if (untouched == Untouched::kSkip && present->none()) return Outcome::kDone;
+  *block = blocks_.find(part.start);
+  if (*block == nullptr || !(*block)->registered(first)) {
     bool served = false;
-    const Verdict verdict = register_around(device, part.start, Access::kReadWrite, &block, &served);
+    const Verdict verdict = register_around(device, part.start, Access::kReadWrite, block, &served);
     if (verdict.outcome != Outcome::kDone || served) {
       return verdict.outcome == Outcome::kAgain ? Outcome::kAgain : Outcome::kDone;
     }
   }
-  PageMask wanted = PageMask(block->pages(part)) & block->registered() & block->on_host() & ~block->discarding();
-  if (untouched == Untouched::kSkip) {
-    for (PageRun run = wanted.next_run(0); run.count != 0; run = wanted.next_run(run.end())) {
-      for (unsigned page = run.first; page < run.end(); ++page) {
-        if (!present.test(page - first)) wanted.clear(page);
-      }
+  *movable = PageMask((*block)->pages(part)) & (*block)->registered() & (*block)->on_host() & ~(*block)->discarding();
+  if (untouched == Untouched::kAllocate) return Outcome::kDone;
+  const PageMask possible = *movable;
+  for (PageRun run = possible.next_run(0); run.count != 0; run = possible.next_run(run.end())) {
+    for (unsigned page = run.first; page < run.end(); ++page) {
+      if (!present->test(page - first)) movable->clear(page);
     }
   }
+  return Outcome::kDone;
+}
+
+// `part` lies in one block and one mapping. What cannot be moved is left out.
+Outcome Migrator::bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept {
+  Block* block = nullptr;
+  PageMask present;
+  PageMask wanted;
+  const Outcome found = find_movable(device, part, untouched, &block, &present, &wanted);
+  if (found != Outcome::kDone || wanted.none()) return found;
   leave_thread_control_blocks(*block, part, present, &wanted);
   if (wanted.none()) return Outcome::kDone;
   block->recently_used |= device.set();

@@ -29,7 +29,8 @@ ServiceThread::ServiceThread(PinnedArena& arena, Userfaultfd host, AddressSpace 
       migrator_(host_, space_, events_, agent_, copiers_, live_, options, &arena),
       notifier_(events_, migrator_),
       maps_(arena),
-      devices_{DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena)} {
+      devices_{DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena), DeviceEvents(&arena)},
+      expect_on_busy_machine_(options.expect_on_busy_machine) {
   static_assert(kMaxDevices == 4);
 }
 
@@ -45,6 +46,7 @@ Result<void> ServiceThread::start() {
     if (int error = watch(fd, source); error != 0) return fail_errno("cannot watch the mirror's descriptors", -error);
   }
   if (auto opened = migrator_.open(); !opened) return opened;
+  spare_cpus_.open();
   if (auto started = agent_.start(arena_); !started) return started;
   copiers_.start(arena_);
   auto started = thread_.start(
@@ -70,6 +72,7 @@ void ServiceThread::close_in_child() noexcept {
   live_.close_in_child();
   agent_.close_in_child();
   migrator_.close_in_child();
+  spare_cpus_.close();
 }
 
 int ServiceThread::watch(int fd, Source source, unsigned device) noexcept {
@@ -137,8 +140,41 @@ void ServiceThread::run() noexcept {
     serve_requests();
     serve_host_faults();
     if (holds_ == 0) serve_device_faults();
+    serve_expected();
     look_after_threads();
   }
+}
+
+bool ServiceThread::has_come(const DeviceOperations& device, std::uint64_t address) noexcept {
+  // Attached devices stay where they are.
+  const AttachedDevice* attached = migrator_.find(&device);
+  return attached == nullptr || migrator_.expected().has_come(address, attached->index);
+}
+
+void ServiceThread::expect(const DeviceOperations& device, std::span<const NamedMemory> memory,
+                           const LaunchWait& until) noexcept {
+  const AttachedDevice* attached = migrator_.find(&device);
+  if (attached == nullptr || (!expected().rung() && !expected().may_wake(now_ns()))) return;
+  bool first = false;
+  for (const NamedMemory& named : memory) first = expected().put({named, attached->index, until}) || first;
+  if (!first) return;
+  std::uint64_t one = 1;
+  raw_syscall(SYS_write, wakeup_.get(), &one, sizeof one);
+}
+
+// One part at a time, and no part while there are faults: the kernel that runs goes before the one that waits.
+void ServiceThread::serve_expected() noexcept {
+  if (migrator_.answers_end_ns() <= now_ns()) migrator_.end_answers();
+  if (!expecting_ && !expected().rung()) return;
+  expecting_ = true;
+  const bool waiting = events_.has_events() || !events_.faults().empty() || has_device_faults();
+  const std::uint64_t now = now_ns();
+  if (holds_ != 0 || waiting || now < expect_from_ns()) return;
+  if (!expect_on_busy_machine_ && migrator_.is_answering_wish() && !spare_cpus_.any()) {
+    busy_until_ns_ = now + kBusyNs;
+    return;
+  }
+  expecting_ = migrator_.bring_expected();
 }
 
 void ServiceThread::look_after_threads() noexcept {
@@ -150,8 +186,11 @@ void ServiceThread::look_after_threads() noexcept {
 std::int64_t ServiceThread::patience_ns(bool busy) const noexcept {
   if (retry_) return kRetryNs;
   if (busy) return 0;
+  if (expecting_ && holds_ == 0) {
+    return static_cast<std::int64_t>(expect_from_ns() - std::min(expect_from_ns(), now_ns()));
+  }
   const std::int64_t patience = resting_ ? -1 : kRestNs;
-  const std::uint64_t next_look = migrator_.next_look_ns();
+  const std::uint64_t next_look = std::min(migrator_.next_look_ns(), migrator_.answers_end_ns());
   if (next_look == Migrator::kNever) return patience;
   const std::int64_t until = std::max<std::int64_t>(static_cast<std::int64_t>(next_look - now_ns()), 0);
   return patience < 0 ? until : std::min(patience, until);
@@ -198,12 +237,13 @@ void ServiceThread::wait() noexcept {
 
 void ServiceThread::serve_host_faults() noexcept {
   auto& faults = events_.faults();
-  if (!faults.empty()) live_.begin(now_ns());
+  if (!faults.empty()) live_.begin(served_fault_ns_ = now_ns());
   // Serving may append to the list, when the agent is waited for.
   std::size_t kept = 0;
   for (std::size_t i = 0; i < faults.size(); ++i) {
     HostFault fault = faults[i];
     counters_.add(&Statistics::cpu_faults);
+    migrator_.host_touches(fault.address);
     Outcome outcome = migrator_.serve_host(fault);
     live_.note_try(Live::Fault::kCpu, outcome == Outcome::kDone, now_ns());
     if (outcome == Outcome::kAgain) {
@@ -249,7 +289,7 @@ void ServiceThread::serve_device_faults(AttachedDevice& device, DeviceEvents& ev
       counters_.add(device.index, &DeviceStatistics::faults, static_cast<std::uint64_t>(count));
     }
   }
-  if (!events.faults.empty()) live_.begin(now_ns());
+  if (!events.faults.empty()) live_.begin(served_fault_ns_ = now_ns());
   std::size_t kept = 0;
   for (std::size_t i = 0; i < events.faults.size(); ++i) {
     DeviceFault fault = events.faults[i];
@@ -289,6 +329,7 @@ void ServiceThread::serve_requests() noexcept {
 }
 
 bool ServiceThread::continue_bringing_home(Range range) noexcept {
+  expected().forget();
   Outcome outcome = migrator_.bring_home(range);
   if (outcome == Outcome::kFailed) log_error("some pages could not be brought home from the device");
   return outcome != Outcome::kAgain;
@@ -323,17 +364,20 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
       slot.pages = device == nullptr ? PageMask() : migrator_.device_pages(*device, slot.request.range.start);
       return true;
     case Request::Kind::kPlaceBy:
+      expected().forget();
       migrator_.placement().place_by(slot.request.placement);
       return true;
     case Request::Kind::kNeverMigrate:
       if (first) space_.exclude(slot.request.range);
       return continue_bringing_home(slot.request.range);
     case Request::Kind::kFollowPolicies:
+      expected().forget();
       migrator_.policies().follow(slot.request.policies);
       migrator_.placement().follow(slot.request.policies);
       migrator_.policies().watch(kUserSpace);
       return true;
     case Request::Kind::kWatchPolicies:
+      expected().forget();
       migrator_.policies().watch(slot.request.range);
       return true;
     case Request::Kind::kHold:
@@ -369,6 +413,7 @@ int ServiceThread::attach(DeviceOperations* operations) noexcept {
 }
 
 bool ServiceThread::detach(AttachedDevice& device, int* result) noexcept {
+  expected().forget();
   const Outcome outcome = migrator_.detach(device);
   if (outcome == Outcome::kAgain) return false;
   *result = outcome == Outcome::kFailed ? -EIO : 0;

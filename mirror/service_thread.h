@@ -3,6 +3,7 @@
 // of application threads. It owns everything that the mirror knows.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory_resource>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "mirror/notifier.h"
 #include "mirror/pinned_arena.h"
 #include "mirror/placement_maps.h"
+#include "mirror/spare_cpus.h"
 
 namespace mirrorcl::mirror {
 
@@ -52,6 +54,9 @@ class ServiceThread {
   // Posts `request` and returns its result (0 or -errno) once it is done; that of kDevicePages is in `pages`.
   int request(const Request& request, PageMask* pages = nullptr) noexcept;
   void drain_events() noexcept { events_.wait_settled(); }
+  bool has_come(const DeviceOperations& device, std::uint64_t address) noexcept;
+  void expect(const DeviceOperations& device, std::span<const NamedMemory> memory, const LaunchWait& until) noexcept;
+  Expected& expected() noexcept { return migrator_.expected(); }
   bool has_snapshots() const noexcept { return migrator_.has_snapshots(); }
   bool layout_unchanged() noexcept { return migrator_.layout_unchanged(); }
   Statistics statistics() const noexcept { return live_.counters().read(); }
@@ -91,6 +96,10 @@ class ServiceThread {
   // How long to wait when something must be tried again, because the thread whose event we read is not yet past it.
   static constexpr std::int64_t kRetryNs = 30'000;
   static constexpr std::int64_t kRestNs = 200'000'000;
+  // So long after a fault nothing comes ahead: there may be more of them.
+  static constexpr std::uint64_t kQuietNs = 50'000;
+  // And so long after all CPUs were seen busy.
+  static constexpr std::uint64_t kBusyNs = 1'000'000;
 
   void run() noexcept;
   void wait() noexcept;
@@ -101,6 +110,9 @@ class ServiceThread {
   void serve_device_faults(AttachedDevice& device, DeviceEvents& events) noexcept;
   bool has_device_faults() const noexcept;
   void serve_requests() noexcept;
+  void serve_expected() noexcept;
+  // Until when nothing comes ahead (now_ns()).
+  std::uint64_t expect_from_ns() const noexcept { return std::max(served_fault_ns_ + kQuietNs, busy_until_ns_); }
   // True when the request is finished, else it is continued later.
   bool serve_request(Slot& slot) noexcept;
   bool continue_bringing_home(Range range) noexcept;
@@ -132,6 +144,11 @@ class ServiceThread {
   std::array<DeviceEvents, kMaxDevices> devices_;  // by index
   bool retry_ = false;
   bool resting_ = true;
+  bool expecting_ = false;             // there is more to bring ahead
+  std::uint64_t served_fault_ns_ = 0;  // when the last fault was served
+  std::uint64_t busy_until_ns_ = 0;
+  SpareCpus spare_cpus_;
+  bool expect_on_busy_machine_;
   std::int64_t idle_ns_ = 0;  // waited in vain so far
   bool told_failure_ = false;
   bool stop_ = false;

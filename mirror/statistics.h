@@ -21,6 +21,8 @@ struct Statistics {
   std::uint64_t pages_duplicated;       // of these, pages that the device kept too, because the host only read them
   std::uint64_t pages_between_devices;  // pages copied from one device's memory to another's
   std::uint64_t pages_brought_ahead;    // of faults that were expected
+  // Of bytes_to_device, those that came while a launch that names them waited.
+  std::uint64_t bytes_brought_for_launches;
   std::uint64_t evictions;              // blocks sent home because device memory was full
   std::uint64_t coherent_upgrades;      // pages made coherent
   std::uint64_t coherent_pages_shared;  // pages of coherent memory that another device was given to map

@@ -3,6 +3,7 @@
 #include <CL/cl.h>
 
 #include <new>
+#include <span>
 #include <utility>
 
 #include "icd/api/enqueue.h"
@@ -10,6 +11,7 @@
 #include "icd/core/device.h"
 #include "icd/core/kernel.h"
 #include "icd/core/launch.h"
+#include "icd/core/launch_ahead.h"
 #include "icd/core/printed_text.h"
 #include "icd/core/runtime.h"
 
@@ -51,7 +53,10 @@ cl_int enqueue_kernel(cl_command_queue queue, cl_kernel kernel, cl_command_type 
   }
   auto* command = new _cl_event(*queue, type, CommandKind::kKernel);
   command->set_launch(std::move(*launch), grid, printf_buffer);
-  return enqueue(queue, command, count, list, event);
+  const LaunchAhead ahead(*queue, *kernel, *command, std::span(list, count));
+  const cl_int status = enqueue(queue, command, count, list, event);
+  ahead.bring();  // now: whoever wakes another thread may have to make room for it
+  return status;
 }
 
 }  // namespace

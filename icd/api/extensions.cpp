@@ -39,6 +39,7 @@ cl_mirror_statistics_mirrorcl read_statistics() {
   out.retries = in.retries;
   out.device_losses = in.device_losses;
   out.pages_duplicated = in.pages_duplicated;
+  out.bytes_brought_for_launches = in.bytes_brought_for_launches;
   return out;
 }
 

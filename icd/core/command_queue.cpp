@@ -116,6 +116,26 @@ cl_int _cl_command_queue::finish() {
   return std::exchange(unseen_failure_, false) ? CL_OUT_OF_RESOURCES : CL_SUCCESS;
 }
 
+mirrorcl::mirror::LaunchWait _cl_command_queue::wait_of(_cl_event& command, std::span<const cl_event> wait_list) {
+  const bool on_events = std::ranges::any_of(wait_list, [](cl_event event) { return event->status() > CL_COMPLETE; });
+  const std::lock_guard lock(mutex_);
+  if (!on_events && cursor_ == nullptr) {
+    // It goes to the device at once, where it runs when all before it are done.
+    const bool busy =
+        last_with_device_ != nullptr &&
+        last_with_device_->signal_.load(std::memory_order_relaxed)->load_status() > device::kStatusComplete;
+    if (!busy) return {};
+    return {&ring_->read_index, ring_->write_index.load(std::memory_order_relaxed)};
+  }
+  const mirrorcl::mirror::LaunchWait wait = runtime_.mirror()->open_wait();
+  command.open_wait_ = wait.value;
+  return wait;
+}
+
+void _cl_command_queue::end_wait(_cl_event& command) noexcept {
+  if (command.open_wait_ != 0) runtime_.mirror()->close_wait(std::exchange(command.open_wait_, 0));
+}
+
 void _cl_command_queue::let_go() {
   Aftermath after;
   std::unique_lock lock(mutex_);
@@ -259,6 +279,7 @@ void _cl_command_queue::retire_at_head(_cl_event& command, cl_int status, Afterm
   }
   command.phase_ = CommandPhase::kRetired;
   retired_sequence_ = command.sequence_;
+  end_wait(command);
   if (status < 0 && !command.shown_ && !command.reported_) unseen_failure_ = true;
   command.settle(status, after);
   after.retire(command);
@@ -328,6 +349,7 @@ bool _cl_command_queue::submit(_cl_event& command, Aftermath& after) {
     noticed_sequence_ = command.sequence_;
   }
   submitted_sequence_ = command.sequence_;
+  end_wait(command);
   last_with_device_ = &command;
   cursor_ = command.next_;
   command.phase_ = CommandPhase::kWithDevice;

@@ -28,6 +28,7 @@
 #include "device/cpu/cpu_device.h"
 #include "icd/core/event.h"
 #include "icd/core/object.h"
+#include "mirror/mirror.h"
 
 namespace mirrorcl::icd {
 
@@ -65,6 +66,9 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   // Blocks until every command enqueued so far is retired. CL_OUT_OF_RESOURCES if a command that the application has no
   // event of and did not wait for ended abnormally since the last call, else CL_SUCCESS.
   cl_int finish();
+  // What `command`, a kernel that is going to be enqueued with `wait_list`, will have to wait for. It has no wait if it
+  // can begin at once.
+  mirrorcl::mirror::LaunchWait wait_of(_cl_event& command, std::span<const cl_event> wait_list);
   // The application has released the queue: whatever is under way is noticed and retired by the host worker.
   void let_go();
 
@@ -100,6 +104,8 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   // Starts commands at cursor_ on the device for as long as possible.
   void submit_ready(mirrorcl::icd::Aftermath& after);
   bool submit(_cl_event& command, mirrorcl::icd::Aftermath& after);
+  // Nothing need come ahead of it any more.
+  void end_wait(_cl_event& command) noexcept;
   void fail_submission(_cl_event& command, const mirrorcl::Error& error, mirrorcl::icd::Aftermath& after);
   void run_on_host(_cl_event& command, std::unique_lock<std::mutex>& lock, mirrorcl::icd::Aftermath& after);
   bool wait_for_room(const _cl_event& command) noexcept;

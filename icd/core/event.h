@@ -185,6 +185,7 @@ struct _cl_event : mirrorcl::icd::Object<_cl_event> {
   // Guarded by the queue's lock.
   _cl_event* next_ = nullptr;  // in the queue's list, then in Aftermath's
   std::uint64_t sequence_ = 0;
+  std::uint64_t open_wait_ = 0;  // mirror::Mirror::open_wait(); 0: none
   mirrorcl::icd::CommandPhase phase_ = mirrorcl::icd::CommandPhase::kWaiting;
   mirrorcl::device::PrintfBuffer* printf_buffer_ = nullptr;
   mirrorcl::icd::KernelLaunchState launch_;

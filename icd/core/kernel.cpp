@@ -93,7 +93,8 @@ _cl_kernel::_cl_kernel(_cl_program& program, std::shared_ptr<mirrorcl::icd::Buil
       block_(reinterpret_cast<std::byte*>(make_block(*image_))),
       is_set_(image_->arguments.size(), false),
       unset_(image_->arguments.size()),
-      memory_(image_->arguments.size(), nullptr) {
+      memory_(image_->arguments.size(), nullptr),
+      named_(image_->arguments.size()) {
   program.kernel_attached();
 }
 
@@ -103,6 +104,7 @@ _cl_kernel* _cl_kernel::clone() const {
   copy->is_set_ = is_set_;
   copy->unset_ = unset_;
   copy->memory_ = memory_;
+  copy->named_ = named_;
   copy->svm_pointers_ = svm_pointers_;
   copy->system_svm_ = system_svm_;
   return copy;
@@ -135,6 +137,9 @@ void _cl_kernel::mark_set(cl_uint index) noexcept {
 void _cl_kernel::set_pointer(cl_uint index, const void* pointer, cl_mem memory) noexcept {
   std::memcpy(value_of(index), &pointer, sizeof pointer);
   memory_[index] = memory;
+  // Buffers of the driver's own are where every device has them.
+  const bool own = memory == nullptr || memory->host_ptr() != nullptr;
+  named_[index] = {own ? reinterpret_cast<std::uint64_t>(pointer) : 0, memory != nullptr ? memory->size() : 0};
   mark_set(index);
 }
 

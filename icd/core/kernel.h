@@ -22,6 +22,7 @@
 #include "icd/api/guard.h"
 #include "icd/core/object.h"
 #include "icd/core/program.h"
+#include "mirror/mirror.h"
 
 namespace mirrorcl::icd {
 
@@ -100,6 +101,16 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
   // clSetKernelExecInfo(CL_KERNEL_EXEC_INFO_SVM_PTRS); the pointers stand until the next call.
   void set_svm_pointers(std::vector<void*> pointers) { svm_pointers_ = std::move(pointers); }
   const std::vector<void*>& svm_pointers() const noexcept { return svm_pointers_; }
+  // Calls visit(mirror::NamedMemory) for what its next launch names and may have to come to the device.
+  template <typename Visit>
+  void for_each_named(Visit visit) const {
+    for (const mirrorcl::mirror::NamedMemory& named : named_) {
+      if (named.address != 0) visit(named);
+    }
+    for (const void* pointer : svm_pointers_) {
+      if (pointer != nullptr) visit(mirrorcl::mirror::NamedMemory{reinterpret_cast<std::uint64_t>(pointer), 0});
+    }
+  }
   // CL_KERNEL_EXEC_INFO_SVM_FINE_GRAIN_SYSTEM. Kept for queries by tools; our device reaches any pointer either way.
   void set_system_svm(bool used) noexcept { system_svm_ = used; }
 
@@ -140,6 +151,8 @@ struct _cl_kernel : mirrorcl::icd::Object<_cl_kernel> {
   // By argument; null for anything but a cl_mem. Not retained (5.9.2: a kernel object must not keep its arguments
   // alive); looked at again at the launch.
   std::vector<cl_mem> memory_;
+  // By argument: memory of the application's that it points to; address 0: none.
+  std::vector<mirrorcl::mirror::NamedMemory> named_;
   std::vector<void*> svm_pointers_;
   bool system_svm_ = false;
 };

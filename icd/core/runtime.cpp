@@ -87,6 +87,7 @@ Result<std::unique_ptr<Runtime>> Runtime::start() {
 Result<void> Runtime::start_mirrored_devices() {
   mirror::MirrorOptions mirror_options;
   mirror_options.spare_bytes = options().spare_memory;
+  mirror_options.expect_on_busy_machine = options().launch_ahead == Options::LaunchAhead::kAlways;
   auto mirror = mirror::Mirror::start(mirror_options);
   if (!mirror) return tl::unexpected(mirror.error());
   std::vector<std::unique_ptr<device::CpuDevice>> devices;

@@ -38,6 +38,7 @@ typedef struct _cl_mirror_statistics_mirrorcl {
   cl_ulong retries;          /* operations repeated because such a change came between */
   cl_ulong device_losses;    /* times the device process died */
   cl_ulong pages_duplicated; /* of pages_to_host, those that the device kept too because they were only read */
+  cl_ulong bytes_brought_for_launches; /* of bytes_to_device, those that came before the launch that names them began */
 } cl_mirror_statistics_mirrorcl;
 
 /*
