@@ -19,16 +19,9 @@
 
 #include "base/futex.h"
 #include "base/raw_syscall.h"
-#include "base/sanitizers.h"
-
-extern "C" int __clone(int (*)(void*), void*, int, void*, ...) noexcept;  // NOLINT: libc's other name of clone()
 
 namespace mirrorcl {
 namespace {
-
-// ThreadSanitizer takes every clone() for a fork, and in a child of several threads it ignores synchronisation from
-// then on: in the caller too, where the child shares its memory. It does not know the other name.
-constexpr auto* kClone = kThreadSanitizer ? &__clone : &::clone;
 
 // The kernel's own layout of struct sigaction, which differs from libc's.
 struct KernelSigaction {
@@ -124,7 +117,7 @@ MIRRORCL_ON_CHILD_STACK int become_intermediate(void* argument) {
   auto* context = static_cast<SpawnContext*>(argument);
   // The pidfd lands in the caller's descriptor table, which this child shares; it is close-on-exec by birth.
   const int flags = CLONE_VM | CLONE_PIDFD | (context->entry == nullptr ? CLONE_VFORK : 0);
-  int result = kClone(become_process, context->process_stack, flags, argument, &context->pidfd, nullptr, nullptr);
+  int result = clone(become_process, context->process_stack, flags, argument, &context->pidfd, nullptr, nullptr);
   if (result < 0) return fail_child(context, "clone", -errno);
   context->pid = result;
   if (context->entry != nullptr) wait_until_entered(context);
@@ -139,7 +132,7 @@ Result<SpawnedProcess> spawn(SpawnContext* context, char* stack) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   int saved_errno = errno;
   // No exit signal: only __WALL and __WCLONE waits see this child.
-  int intermediate = kClone(become_intermediate, stack, CLONE_VM | CLONE_VFORK | CLONE_FILES, context);
+  int intermediate = clone(become_intermediate, stack, CLONE_VM | CLONE_VFORK | CLONE_FILES, context);
   int clone_errno = errno;
   if (intermediate > 0) {
     // ECHILD: a thread of the application has reaped it with a __WALL wait of its own; all is in `context` already.
