@@ -229,6 +229,8 @@ void Migrator::fill_and_move_home(AttachedDevice& device, Block& block, unsigned
 
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
 Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept {
+  // Read while the host agent worked, and not applied yet: the kernel refuses nothing for it any more.
+  if (events_.pending_on(block.range(run))) return Outcome::kAgain;
   if (leave == Leave::kNothing) drop_other_copies(device, block, PageMask(run));
   // Device writers wait from here until the pages have left; their faults are served afterwards.
   if (on_device([&] { return device->protect(block.range(run), Access::kRead); }) != 0) return Outcome::kAgain;
