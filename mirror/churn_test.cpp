@@ -110,7 +110,7 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
   ASSERT_TRUE(space.has_value());
   const auto address = reinterpret_cast<std::uint64_t>(memory.data());
   std::atomic<bool> stop{false};
-  std::uint64_t changes = 0;
+  std::atomic<std::uint64_t> changes{0};
   std::uint64_t wrong = 0;
   std::thread changer([&] {
     for (; !stop; ++changes) {
@@ -122,8 +122,11 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
       wrong += !mapping || mapping->protection != protection;
     }
   });
-  const auto end = Clock::now() + std::chrono::seconds(3);
-  for (std::uint64_t round = 0; Clock::now() < end; ++round) {
+  // Longer where the machine hardly lets it run.
+  constexpr std::uint64_t kEnough = 1000;
+  const auto start = Clock::now();
+  const auto lasts = [&](int seconds) { return Clock::now() - start < std::chrono::seconds(seconds); };
+  for (std::uint64_t round = 0; lasts(3) || (changes <= kEnough && lasts(30)); ++round) {
     std::uint64_t value = 0;
     (void)device_.read(memory.word(0), &value, sizeof value);
     std::atomic_ref(*memory.word(0)).load();
@@ -132,14 +135,15 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
   stop = true;
   changer.join();
   std::printf("%llu of %llu changes overwritten, %llu upgrades\n", static_cast<unsigned long long>(wrong),
-              static_cast<unsigned long long>(changes),
+              static_cast<unsigned long long>(changes.load()),
               static_cast<unsigned long long>(statistics().coherent_upgrades));
-  EXPECT_GT(changes, 100U);
+  EXPECT_GT(changes, kEnough);
   EXPECT_GT(statistics().coherent_upgrades, 10U);
   // How many are overwritten depends on how often the thread is interrupted between two system calls, or waits in the
   // second one for an mprotect that is under way. A replacement overwrites one change at most, and there are two for
   // each upgrade: to the device's memory, and back.
   EXPECT_LE(wrong, 2 * statistics().coherent_upgrades);
+  EXPECT_LE(wrong * 4, changes);
 }
 
 TEST(ChurnMemory, PagesAreSparedForAWhileAfterTheyWereUnmapped) {

@@ -52,6 +52,8 @@ Verdict Migrator::migrate_in(AttachedDevice& device, Block& block, unsigned page
 // Moves the pages of `source` to an empty range, of which it tells the address. Locked memory moves to locked memory
 // only.
 Progress Migrator::take_out(Range source, bool skip_holes, std::uint64_t* staging) noexcept {
+  // Read and not applied yet: the kernel refuses nothing for it any more.
+  if (events_.pending_on(source)) return {0, -EAGAIN};
   *staging = staging_.take(source.size);
   if (*staging == 0) return {0, -EINVAL};  // as if there were no MOVE
   const Progress result = take_out_to(*staging, source, skip_holes);
@@ -62,8 +64,8 @@ Progress Migrator::take_out(Range source, bool skip_holes, std::uint64_t* stagin
   return take_out_to(locked, source, skip_holes);
 }
 
-// Linux 6.18 has been seen to move a page, to try again because the page tables had changed under it, and to answer that
-// the destination exists (EEXIST): what lies there has been moved.
+// Linux 6.18 has been seen to move a page, to try again because the page tables had changed under it, and to answer
+// that the destination exists (EEXIST): what lies there has been moved.
 Progress Migrator::take_out_to(std::uint64_t staging, Range source, bool skip_holes) noexcept {
   Progress result = host_.move(staging, source, skip_holes);
   while (result.error == -EEXIST) {

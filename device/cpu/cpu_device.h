@@ -24,7 +24,7 @@ namespace mirrorcl::device {
 
 struct CpuDeviceOptions {
   std::uint32_t compute_units = 0;  // 0: the CPUs this process may run on
-  std::uint64_t memory_size = 0;    // bytes that may be resident; 0: half of RAM
+  std::uint64_t memory_size = 0;    // bytes that may be resident; 0: half of what the process may use
   // The CPU does not map device memory, as behind PCIe: a CPU access brings a page home, and pages that go back and
   // forth are shared in host memory. Memory shared from birth is mapped by both all the same.
   bool private_memory = false;
