@@ -269,7 +269,7 @@ void Migrator::drop_scratch(std::uint64_t size) noexcept {
 int Migrator::move_scratch(Range range, HostAgent::Expect expected, HostAgent::Protection protection,
                            bool* replaced_ours) noexcept {
   const Range scratch{kScratch.start, range.size};
-  events_.begin_operation(HostEvent::Kind::kUnmap, range, scratch);
+  events_.begin_operation(range, scratch);
   const int error = agent_.move_mapping(scratch, range.start, expected, protection, events_, host_);
   *replaced_ours = events_.end_operation(agent_.made_call());
   if (error != 0) return error;

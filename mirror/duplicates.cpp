@@ -2,6 +2,8 @@
 // Pages that the application and devices have copies of: how they come to be, and how one of them becomes the only one.
 #include <errno.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "mirror/insist.h"
 #include "mirror/migrator.h"
@@ -100,10 +102,25 @@ Verdict Migrator::discard_host_copies(AttachedDevice& device, Block& block, Page
 // Drops the application's pages of `range`, which no event that was read touches. 0; -EAGAIN: they may be somebody
 // else's by now, or will be; or -errno.
 int Migrator::discard(Range range) noexcept {
-  events_.begin_operation(HostEvent::Kind::kRemove, range, {0, 0});
+  const std::size_t first_event = events_.queued();
   const int error = agent_.discard(range, events_, host_);
-  events_.end_operation(agent_.made_call());
+  if (agent_.made_call()) forget_own_removals(range, first_event);
   return error == -ENOENT ? -EAGAIN : error;
+}
+
+// Of the events from number `number` on, those that the agent's discarding of `range` has raised. The kernel raises one
+// for each mapping and releases its lock until that has been read. Where the mapping has become shorter meanwhile, it
+// raises another one for what is left (Linux, mm/madvise.c, madvise_dontneed_free()).
+void Migrator::forget_own_removals(Range range, std::size_t number) noexcept {
+  std::uint64_t start = range.start;
+  while (start < range.end()) {
+    const std::uint64_t end = events_.take_removal({start, range.end() - start}, &number);
+    const auto mapping = space_.query_from(start);
+    if (!mapping) return;
+    const bool is_mapped = mapping->range.start <= start;
+    if (is_mapped != (end != 0)) return;  // no more events, or unmapped after its event: there the call has failed
+    start = is_mapped ? std::min(end, mapping->range.end()) : mapping->range.start;
+  }
 }
 
 Outcome Migrator::end_duplication_on_device(Block& block, unsigned page) noexcept {

@@ -7,8 +7,10 @@
 #include <sched.h>
 
 #include <array>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <tuple>
 
 #include "base/log.h"
 #include "mirror/address_space.h"
@@ -351,6 +353,114 @@ TEST_F(FaultInjectionTest, WhatSomebodyElseHasGotIsNotDiscarded) {
   EXPECT_GT(times, 5U);
   EXPECT_LE(lost, kInTheGap);
 }
+
+// A thread changes some of the pages that go to a device, with UFFDIO_MOVE or without, at each step of their way. The
+// others stay as they are, wherever it comes in between: also while the kernel, which is about to discard the
+// application's pages, waits for the event of that to be read.
+class NeighboursTest : public FaultInjectionTest, public ::testing::WithParamInterface<std::tuple<std::size_t, bool>> {
+ protected:
+  static constexpr std::size_t kPages = 12;
+  static constexpr std::size_t kChanged = 3;  // from first() on
+
+  static std::size_t first() { return std::get<0>(GetParam()); }
+  static bool is_changed(std::size_t page) { return page - first() < kChanged; }
+
+  // change(address, size): in a thread of the application. It is made when has_begun(address) says so.
+  // check(step): what has become of the pages.
+  template <typename Change, typename HasBegun, typename Check>
+  void change_at_each_step(Change change, HasBegun has_begun, Check check) {
+    static std::atomic<bool> wanted;
+    static std::atomic<bool> stop;
+    static std::function<bool()> begun;
+    MirrorOptions options;
+    options.use_move = std::get<1>(GetParam());
+    unsigned changed = 0;
+    for (std::uint64_t step = 0; step < 24; ++step) {
+      ASSERT_NO_FATAL_FAILURE(start(options));
+      TestMemory own(kPages);
+      for (std::size_t page = 0; page < kPages; ++page) *own.word(page) = page + 1;
+      memory_ = &own;
+      char* const target = own.data() + first() * kPageSize;
+      wanted = stop = false;
+      begun = [&] { return has_begun(target); };
+      std::thread changer([&] {
+        while (!stop && !wanted) std::this_thread::yield();
+        if (wanted) change(target, kChanged * kPageSize);
+      });
+      before_call(step, [] {
+        // The host agent's call, if it has just been asked for one, comes as far as its event.
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        wanted = !stop;
+        for (unsigned i = 0; i < 1'000'000 && !stop && !begun(); ++i) sched_yield();
+      });
+      (void)mirror_->bring_in(device_, {reinterpret_cast<std::uint64_t>(own.data()), own.size()}, Untouched::kSkip);
+      changed += wanted;
+      stop = true;
+      changer.join();
+      inject_nothing();
+      for (std::size_t page = 0; page < kPages; ++page) {
+        if (is_changed(page)) continue;
+        ASSERT_EQ(device_.load(own.word(page)), page + 1) << "page " << page << " at step " << step;
+        ASSERT_EQ(*own.word(page), page + 1) << "page " << page << " at step " << step;
+      }
+      check(step);
+      mirror_.reset();
+    }
+    EXPECT_GT(changed, 5U);
+  }
+
+  TestMemory* memory_ = nullptr;
+};
+
+TEST_P(NeighboursTest, OfPagesThatBecomeReadOnly) {
+  auto space = AddressSpace::open();
+  ASSERT_TRUE(space.has_value());
+  change_at_each_step([](char* address, std::size_t size) { EXPECT_EQ(mprotect(address, size, PROT_READ), 0); },
+                      [&](char* address) {
+                        const auto mapping = space->query(reinterpret_cast<std::uint64_t>(address));
+                        return mapping && !mapping->writable();
+                      },
+                      [&](std::uint64_t step) {
+                        for (std::size_t page = 0; page < kPages; ++page) {
+                          ASSERT_EQ(*memory_->word(page), page + 1) << "page " << page << " at step " << step;
+                        }
+                      });
+}
+
+TEST_P(NeighboursTest, OfPagesThatAreUnmapped) {
+  auto space = AddressSpace::open();
+  ASSERT_TRUE(space.has_value());
+  change_at_each_step([](char* address, std::size_t size) { EXPECT_EQ(munmap(address, size), 0); },
+                      [&](char* address) { return !space->query(reinterpret_cast<std::uint64_t>(address)); },
+                      [](std::uint64_t) {});
+}
+
+TEST_P(NeighboursTest, OfPagesThatAreDiscarded) {
+  static std::atomic<unsigned> calls;
+  calls = 0;
+  unsigned seen = 0;
+  change_at_each_step(
+      [](char* address, std::size_t size) {
+        ++calls;
+        EXPECT_EQ(madvise(address, size, MADV_DONTNEED), 0);
+      },
+      [&](char*) {
+        if (calls == seen) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));  // as far as its event
+        return true;
+      },
+      [&](std::uint64_t step) {
+        for (std::size_t page = 0; page < kPages && calls != seen; ++page) {
+          if (!is_changed(page)) continue;
+          ASSERT_EQ(device_.load(memory_->word(page)), 0U) << "page " << page << " at step " << step;
+          ASSERT_EQ(*memory_->word(page), 0U) << "page " << page << " at step " << step;
+        }
+        seen = calls;
+      });
+}
+
+INSTANTIATE_TEST_SUITE_P(AtTheBeginningInTheMiddleAndAtTheEnd, NeighboursTest,
+                         ::testing::Combine(::testing::Values(0, 4, 9), ::testing::Bool()));
 
 // --- features that a kernel lacks
 

@@ -53,9 +53,9 @@ void HostEvents::take_message(const uffd_msg& message) {
 
 void HostEvents::queue_event(HostEvent event) {
   if (in_operation_) {
-    if (scratch_.size != 0 && overlap(event.range, scratch_)) return;
+    if (overlap(event.range, scratch_)) return;
     // One event for each mapping in the target, in ascending order.
-    if (event.kind == own_kind_ && event.range.start == own_next_ && event.range.end() <= target_.end()) {
+    if (event.kind == HostEvent::Kind::kUnmap && event.range.start == own_next_ && event.range.end() <= target_.end()) {
       own_next_ = event.range.end();
       own_place_ = events_.size();
       return;
@@ -106,8 +106,7 @@ void HostEvents::wait_settled_slowly() noexcept {
   waiters_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-void HostEvents::begin_operation(HostEvent::Kind own, Range target, Range scratch) {
-  own_kind_ = own;
+void HostEvents::begin_operation(Range target, Range scratch) {
   in_operation_ = true;
   own_next_ = target.start;
   target_ = target;
@@ -117,10 +116,24 @@ void HostEvents::begin_operation(HostEvent::Kind own, Range target, Range scratc
 bool HostEvents::end_operation(bool made) {
   in_operation_ = false;
   if (!made && own_next_ != target_.start) {
-    const HostEvent event{own_kind_, {target_.start, own_next_ - target_.start}, 0};
+    const HostEvent event{HostEvent::Kind::kUnmap, {target_.start, own_next_ - target_.start}, 0};
     events_.insert(events_.begin() + static_cast<std::ptrdiff_t>(own_place_), event);
   }
   return own_next_ == target_.end();
+}
+
+std::uint64_t HostEvents::take_removal(Range target, std::size_t* number) {
+  auto longest = events_.end();
+  for (auto event = events_.begin() + static_cast<std::ptrdiff_t>(*number); event != events_.end(); ++event) {
+    if (event->kind != HostEvent::Kind::kRemove || event->range.start != target.start) continue;
+    if (event->range.end() > target.end()) continue;
+    if (longest == events_.end() || event->range.size > longest->range.size) longest = event;
+  }
+  if (longest == events_.end()) return 0;
+  const std::uint64_t end = longest->range.end();
+  *number = static_cast<std::size_t>(longest - events_.begin());
+  events_.erase(longest);
+  return end;
 }
 
 }  // namespace mirrorcl::mirror

@@ -60,14 +60,18 @@ class HostEvents {
     if ((sequence_.load(std::memory_order_seq_cst) & 1) != 0) wait_settled_slowly();
   }
 
-  // Between these two calls the host agent changes `target` (through `scratch`, a range of the window, if its size is
-  // not 0): events of that change are recognised and not queued. end_operation says whether the target's own unmap or
-  // remove event was seen; if not, somebody else had unmapped it before. If the change was not `made` after all, the
-  // event was the application's, and is queued in its place.
-  // `own`: the kind of event that the change raises on `target`. One of the other kind on the same range is the
-  // application's, however close.
-  void begin_operation(HostEvent::Kind own, Range target, Range scratch);
+  // Between these two calls the host agent replaces `target` with `scratch`, a range of the window: unmap events of
+  // that are recognised and not queued. end_operation says whether the target's own was seen; if not, somebody else had
+  // unmapped it before. If the change was not `made` after all, the event was the application's, and is queued in its
+  // place.
+  void begin_operation(Range target, Range scratch);
   bool end_operation(bool made = true);
+
+  // How many events are read and not applied. The next one that is read will have this number.
+  std::size_t queued() const { return events_.size(); }
+  // Takes the longest remove event that begins where `target` does and lies in it out of those from `*number` on, and
+  // sets *number to that of the next. Where it ended; 0: there is none.
+  std::uint64_t take_removal(Range target, std::size_t* number);
 
  private:
   void wait_settled_slowly() noexcept;
@@ -86,7 +90,6 @@ class HostEvents {
   bool in_operation_ = false;
   std::uint64_t own_next_ = 0;  // the target's own events have been seen up to here
   std::size_t own_place_ = 0;   // where in the queue they would be
-  HostEvent::Kind own_kind_ = HostEvent::Kind::kUnmap;
   Range target_{0, 0};
   Range scratch_{0, 0};
 };

@@ -288,7 +288,7 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
     host_.wake(range);
     return verdict;
   };
-  PageMask present;
+  PageMask present;  // relative to `run`
   if (space_.present_pages(range, &present) != 0) return give_up(kTryAgain);
   unsigned copied = 0;
   for (PageRun part = present.next_run(0); part.count != 0; part = present.next_run(part.end())) {
@@ -308,16 +308,25 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
   }
   if (copied < run.count) error = on_device([&] { return device->zero_fill(range); });
   events_.read_pending();
+  bool discarded = false;
   if (error == 0 && leave == Leave::kCopy) {
     error = copied == run.count && !events_.pending_on(range) ? 0 : -EAGAIN;
   } else if (error == 0 && events_.pending_on(range)) {
     error = -EAGAIN;
   } else if (error == 0 && copied != 0) {
     error = discard(range);
+    discarded = agent_.made_call();
   }
   if (error != 0) {
-    on_device([&] { return device->unmap(range); });
-    return give_up(error == -EAGAIN ? kTryAgain : failed(FaultKind::kUnmappable));
+    const PageMask lost = discarded ? lost_pages(block, run, present) : PageMask();
+    for (PageRun part = lost.next_run(0); part.count != 0; part = lost.next_run(part.end())) {
+      block.host_to_device(device.index, part);
+    }
+    const PageMask kept = PageMask(run) & ~lost;
+    for (PageRun part = kept.next_run(0); part.count != 0; part = kept.next_run(part.end())) {
+      on_device([&] { return device->unmap(block.range(part)); });
+    }
+    return give_up(passes(error) ? kTryAgain : failed(FaultKind::kUnmappable));
   }
   const bool duplicated = leave == Leave::kCopy;
   if (duplicated) block.host_to_duplicated(device.index, run);
@@ -334,6 +343,20 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
   // The application's writers go on, or fault to us.
   if (!duplicated) host_.wake(range);
   return kServed;
+}
+
+// Of the pages of `run`, of which `present` (relative to it) were there, those that a discard which has failed has
+// taken all the same. The kernel fails after the fact, for what has been unmapped meanwhile.
+PageMask Migrator::lost_pages(const Block& block, PageRun run, const PageMask& present) const noexcept {
+  PageMask lost;
+  PageMask still_there;
+  if (space_.present_pages(block.range(run), &still_there) != 0) still_there = {};
+  for (unsigned i = 0; i < run.count; ++i) {
+    const PageRun page{run.first + i, 1};
+    // Where an event says that it is gone, or elsewhere, it is the application that has taken it.
+    if (present.test(i) && !still_there.test(i) && !events_.pending_on(block.range(page))) lost.set(page);
+  }
+  return lost;
 }
 
 // Must succeed, or data is lost; only pages that the application has unmapped meanwhile are dropped.

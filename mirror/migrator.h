@@ -243,6 +243,7 @@ class Migrator {
   void note_thread_blocks(const Block& block, const PageMask& contents, PageRun run, std::uint64_t staging) noexcept;
   Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
                 unsigned urgent) noexcept;
+  PageMask lost_pages(const Block& block, PageRun run, const PageMask& present) const noexcept;
   Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run, Leave leave) noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;
   void put_copy_back(std::uint64_t address, std::uint64_t staging) noexcept;
@@ -255,6 +256,7 @@ class Migrator {
   Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
   int discard(Range range) noexcept;
+  void forget_own_removals(Range range, std::size_t number) noexcept;
   // The application's page of which devices have copies is to be the only one: those go, and those around it.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
   // The duplicates that `devices` have of `pages` go. Where the application's are the only ones then, it may write
