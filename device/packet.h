@@ -56,7 +56,9 @@ struct alignas(64) Signal {
   std::uint64_t start_ns;              // CLOCK_MONOTONIC, valid if Packet::kProfile was set and status <= complete
   std::uint64_t end_ns;
   std::atomic<std::uint32_t> error_claimed;  // the first failing work-group describes itself in `error`
-  std::uint32_t serial;                      // tells one use of this memory from the next
+  // Tells one use of this memory from the next: counted before `status` is set for the next one, so that who reads the
+  // status first and the serial then knows whose status it was.
+  std::atomic<std::uint32_t> serial;
   SignalError error;
 
   std::int32_t load_status() const noexcept { return static_cast<std::int32_t>(status.load(std::memory_order_acquire)); }

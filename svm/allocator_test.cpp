@@ -86,6 +86,7 @@ class MemoryOnlyDevice final : public device::CpuDevice {
   bool submit(device::Queue*, const device::Packet&) noexcept override { return false; }
   Result<device::Signal*> create_signal() override { return mirrorcl::fail(ErrorCode::kNotSupported, "no signals"); }
   void destroy_signal(device::Signal*) noexcept override {}
+  void renew_signal(device::Signal*) noexcept override {}
   std::int32_t wait(device::Signal*, std::int64_t) noexcept override { return 0; }
   std::uint32_t completions() const noexcept override { return 0; }
   void wait_completions(std::uint32_t, std::int64_t) noexcept override {}

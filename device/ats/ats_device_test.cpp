@@ -242,6 +242,10 @@ TEST_F(AtsDevice, KilledInTheMiddleItFailsItsCommandsAndRestarts) {
   }
 }
 
+TEST_F(AtsDevice, DyingWhileACommandEndsItFailsThatOneAndNoLaterOneOfTheSameSignal) {
+  die_while_signals_are_finished();
+}
+
 TEST_F(AtsDevice, SurvivesManyDeathsUnderSubmission) {
   for (int round = 0; round < 10; ++round) {
     die_under_submission();

@@ -252,13 +252,15 @@ void CpuDeviceImpl::fail_all_packets() noexcept {
   for (std::uint32_t i = 0; i < unit_count_; ++i) finish_for(control_.block().units[i]);
 }
 
-// The unit has ended between taking its packet from the queue and telling that it is complete.
+// The unit has ended between taking its packet from the queue and telling that it is complete; or just after, when the
+// signal may be in use for another packet already. In this order (see Signal::serial): a status above complete that is
+// the unit's packet's stays so, because nobody else can end it.
 void CpuDeviceImpl::finish_for(const UnitState& unit) noexcept {
   Signal* signal = unit.finishing.load(std::memory_order_acquire);
   if (signal == nullptr || !control_.is_signal(signal)) return;
-  if (signal->serial != unit.finishing_serial.load(std::memory_order_relaxed)) return;  // it came that far
   auto status = signal->status.load(std::memory_order_seq_cst);
-  if (static_cast<std::int32_t>(status) > kStatusComplete) {
+  if (static_cast<std::int32_t>(status) > kStatusComplete &&
+      signal->serial.load(std::memory_order_acquire) == unit.finishing_serial.load(std::memory_order_relaxed)) {
     signal->status.compare_exchange_strong(status, static_cast<std::uint32_t>(kStatusDeviceLost),
                                            std::memory_order_seq_cst);
   }

@@ -82,6 +82,8 @@ class CpuDevice : public mirror::DeviceOperations {
   // --- completion signals
   virtual Result<Signal*> create_signal() = 0;  // status kStatusSubmitted
   virtual void destroy_signal(Signal* signal) noexcept = 0;
+  // For the next packet, as a new one would be: its own has ended, and nobody waits for it.
+  virtual void renew_signal(Signal* signal) noexcept = 0;
   // Spins, then sleeps, until the status is <= kStatusComplete or the timeout passed (negative: for ever). Returns the
   // status.
   virtual std::int32_t wait(Signal* signal, std::int64_t timeout_ns = -1) noexcept = 0;

@@ -175,6 +175,39 @@ class CpuDeviceTest : public ::testing::Test {
     stop = true;
     submitter.join();
   }
+
+  // The process dies when a unit has begun to tell that the packet of the signal's use number `serial` is complete.
+  // Returns the signal's status when the device has started again.
+  std::int32_t die_while_finishing(Signal* signal, std::uint32_t serial) {
+    UnitState& unit = DeviceControl(0).block().units[0];
+    for (int i = 0; i < 10'000 && unit.finishing.load() != nullptr; ++i) usleep(1000);
+    unit.finishing_serial.store(serial);
+    unit.finishing.store(signal);
+    kill_device();
+    while (!device_->lost()) {
+      usleep(200);
+      device_->on_lost();
+    }
+    EXPECT_TRUE(device_->restart());
+    return signal->load_status();
+  }
+  void die_while_signals_are_finished() {
+    Signal* unfinished = new_signal();
+    unfinished->status.store(static_cast<std::uint32_t>(kStatusRunning));
+    EXPECT_EQ(die_while_finishing(unfinished, unfinished->serial), kStatusDeviceLost);
+    Signal* finished = new_signal();
+    finished->status.store(static_cast<std::uint32_t>(kStatusComplete));
+    EXPECT_EQ(die_while_finishing(finished, finished->serial), kStatusComplete);
+    // In use for the next packet already.
+    const std::uint32_t before = finished->serial;
+    device_->renew_signal(finished);
+    EXPECT_EQ(die_while_finishing(finished, before), kStatusSubmitted);
+    device_->destroy_signal(finished);
+    auto again = device_->create_signal();
+    ASSERT_TRUE(again);
+    ASSERT_EQ(*again, finished);
+    EXPECT_EQ(die_while_finishing(*again, before + 1), kStatusSubmitted);
+  }
   void kill_device() const {
     const int process = device_->process_id();
     if (process <= 1) std::abort();  // kill() would take it for a group, or for everybody

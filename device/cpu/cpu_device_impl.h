@@ -38,6 +38,7 @@ class CpuDeviceImpl : public CpuDevice {
   bool submit(Queue* queue, const Packet& packet) noexcept override;
   Result<Signal*> create_signal() override;
   void destroy_signal(Signal* signal) noexcept override;
+  void renew_signal(Signal* signal) noexcept override;
   std::int32_t wait(Signal* signal, std::int64_t timeout_ns) noexcept override;
   std::int32_t abort(Signal* signal, std::int64_t timeout_ns) noexcept override;
   std::uint32_t completions() const noexcept override;

@@ -102,6 +102,10 @@ TEST_F(CpuDeviceProcess, KilledInTheMiddleItFailsItsCommandsAndRestarts) {
   EXPECT_EQ(device_->process_id(), now);
 }
 
+TEST_F(CpuDeviceProcess, DyingWhileACommandEndsItFailsThatOneAndNoLaterOneOfTheSameSignal) {
+  die_while_signals_are_finished();
+}
+
 TEST_F(CpuDeviceProcess, SurvivesManyDeathsUnderSubmission) {
   start_mirror([](const mirror::DeviceFault&) {});
   for (int round = 0; round < 10; ++round) {

@@ -128,17 +128,22 @@ Result<Signal*> CpuDeviceImpl::create_signal() {
     }
   }
   Signal* signal = control_.signal(index);
+  renew_signal(signal);
+  return signal;
+}
+
+void CpuDeviceImpl::renew_signal(Signal* signal) noexcept {
+  // Its owner is the only one to write it.
+  signal->serial.store(signal->serial.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   signal->waiters.store(0, std::memory_order_relaxed);
   signal->start_ns = 0;
   signal->end_ns = 0;
   signal->error_claimed.store(0, std::memory_order_relaxed);
   signal->error = {};
   signal->status.store(static_cast<std::uint32_t>(kStatusSubmitted), std::memory_order_release);
-  return signal;
 }
 
 void CpuDeviceImpl::destroy_signal(Signal* signal) noexcept {
-  ++signal->serial;
   std::scoped_lock lock(host_->mutex);
   host_->free_signals.push_back(static_cast<std::uint32_t>(signal - control_.signal(0)));
 }

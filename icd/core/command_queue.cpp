@@ -405,11 +405,6 @@ void _cl_command_queue::give_back_signal(device::Signal* signal) noexcept {
     hardware_.destroy_signal(signal);
     return;
   }
-  signal->start_ns = 0;
-  signal->end_ns = 0;
-  signal->error = {};
-  signal->error_claimed.store(0, std::memory_order_relaxed);
-  signal->waiters.store(0, std::memory_order_relaxed);
-  signal->status.store(static_cast<std::uint32_t>(device::kStatusSubmitted), std::memory_order_release);
+  hardware_.renew_signal(signal);
   spare_signals_.push_back(signal);
 }

@@ -230,7 +230,8 @@ void complete(Unit* unit, const Claim& claim) noexcept {
   std::uint32_t flags = packet.flags;
   bool failed = packet.failed.load(std::memory_order_acquire) != 0;
   if ((flags & Packet::kProfile) != 0 && signal != nullptr) signal->end_ns = now_ns();
-  if (signal != nullptr) unit->state->finishing_serial.store(signal->serial, std::memory_order_relaxed);
+  if (signal != nullptr)
+    unit->state->finishing_serial.store(signal->serial.load(std::memory_order_relaxed), std::memory_order_relaxed);
   unit->state->finishing.store(signal, std::memory_order_release);
   claim.queue->read_index.store(claim.index + 1, std::memory_order_seq_cst);
   if (signal != nullptr) {
