@@ -23,6 +23,9 @@ inline constexpr bool kAddressSanitizer = true;
 inline constexpr bool kAddressSanitizer = false;
 #endif
 
+// Their runtimes have allocators of their own.
+inline constexpr bool kMallocOfLibc = !kThreadSanitizer && !kAddressSanitizer;
+
 }  // namespace mirrorcl
 
 #undef MIRRORCL_HAS_FEATURE

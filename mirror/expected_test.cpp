@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "base/sanitizers.h"
 #include "hms/policy.h"
 #include "mirror/heap_extent.h"
 #include "mirror/mirror_fixture.h"
@@ -36,6 +37,9 @@ Range extent_of(const void* pointer) {
 
 using Memory = std::unique_ptr<std::uint64_t, decltype(&std::free)>;
 
+#define SKIP_WITHOUT_MALLOC_OF_LIBC() \
+  if (!kMallocOfLibc) GTEST_SKIP() << "only libc's malloc tells the size of an allocation"
+
 Memory allocate(std::size_t bytes) {
   return {static_cast<std::uint64_t*>(std::malloc(bytes)), std::free};
 }
@@ -43,6 +47,7 @@ Memory allocate(std::size_t bytes) {
 // --- how much a pointer stands for
 
 TEST(HeapExtent, IsTheWholePagesOfAnAllocation) {
+  SKIP_WITHOUT_MALLOC_OF_LIBC();
   for (std::size_t kib : {16, 64, 100, 127, 128, 500, 3000, 40'000}) {
     const std::size_t bytes = kib * 1024 + 24;
     // In the heap or a mapping of their own; freed ones leave gaps, and make later ones come from the heap.
@@ -64,6 +69,7 @@ TEST(HeapExtent, IsTheWholePagesOfAnAllocation) {
 }
 
 TEST(HeapExtent, KnowsAlignedAllocations) {
+  SKIP_WITHOUT_MALLOC_OF_LIBC();
   constexpr std::size_t kBytes = std::size_t{4} << 20;
   for (const std::size_t alignment : {32U, 64U, 4096U, 65536U}) {
     const Memory memory(static_cast<std::uint64_t*>(std::aligned_alloc(alignment, kBytes)), std::free);
@@ -222,6 +228,7 @@ class ExpectedTest : public MirrorTest {
 
 TEST_F(ExpectedTest, AnAllocationComesWithoutAFault) {
   SKIP_WITHOUT_MOVE();
+  SKIP_WITHOUT_MALLOC_OF_LIBC();
   constexpr std::size_t kWords = 3 * kBlockSize / sizeof(std::uint64_t);
   const Memory words = allocate(kWords * sizeof(std::uint64_t));
   for (std::size_t i = 0; i < kWords; ++i) words.get()[i] = i;

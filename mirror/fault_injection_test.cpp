@@ -337,9 +337,12 @@ TEST_F(FaultInjectionTest, WhatSomebodyElseHasGotIsNotDiscarded) {
       const auto address = reinterpret_cast<std::uint64_t>(memory->data());
       to_be_unmapped = true;
       for (unsigned i = 0; i < 1'000'000 && space->query(address); ++i) sched_yield();
-      replaced = mmap(memory->data(), kPageSize, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == memory->data();
-      if (replaced) *memory->word(0) = 6;
+      if (mmap(memory->data(), kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+               0) != memory->data()) {
+        return;
+      }
+      *memory->word(0) = 6;
+      replaced = true;
     });
     std::uint64_t seen = 0;
     (void)device_.read(own.word(0), &seen, sizeof seen);

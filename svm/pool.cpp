@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "svm/pool.h"
 
+#include <string.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstring>
 #include <string>
 
 #include "base/log.h"
@@ -104,7 +104,7 @@ void Pool::give_back(Piece piece) noexcept {
     free_pages_.insert(piece.start, piece.size);
   } else {
     // The range is not used again: it would not read as zero.
-    log_warning("svm: memory at {:#x} cannot be freed: {}", piece.start, std::strerror(errno));
+    log_warning("svm: memory at {:#x} cannot be freed: {}", piece.start, strerrordesc_np(errno));
   }
 }
 
