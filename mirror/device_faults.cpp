@@ -64,6 +64,8 @@ Verdict Migrator::serve_device(AttachedDevice& device, const DeviceFault& fault)
     bool served = false;
     Verdict verdict = register_around(device, address, fault.access, &block, &served);
     if (verdict.outcome != Outcome::kDone || served) return verdict;
+    // Memory of a file that has become anonymous, with contents that the application's new pages refused.
+    if (block->state(page) == PageState::kDevice) return serve_device(device, fault);
   }
   if (block->discarding().test(page)) {
     if (discard_is_recent(*block)) {

@@ -236,6 +236,28 @@ TEST_F(FaultInjectionTest, PinnedPageIsASnapshotForEachOfTwoDevicesUntilOneWrite
   mirror_.reset();
 }
 
+// It becomes anonymous memory, and its contents go to the device because the application's new pages refuse them.
+TEST_F(FaultInjectionTest, PrivateMemoryOfAFileThatIsRefusedAtHomeIsReadOnTheDevice) {
+  constexpr std::size_t kPages = 16;
+  UniqueFd file(memfd_create("test", MFD_CLOEXEC));
+  for (std::uint64_t page = 0; page < kPages; ++page) {
+    const std::uint64_t word = page + 1;
+    const std::vector<std::uint64_t> contents(kPageSize / sizeof word, word);
+    ASSERT_EQ(pwrite(file.get(), contents.data(), kPageSize, static_cast<off_t>(page * kPageSize)), ssize_t{kPageSize});
+  }
+  const auto size = kPages * kPageSize;
+  auto* memory = static_cast<std::byte*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0));
+  ASSERT_NE(static_cast<void*>(memory), MAP_FAILED);
+  const auto word = [&](std::size_t page) { return reinterpret_cast<std::uint64_t*>(memory + page * kPageSize); };
+  inject_once(Injected::kCopy, EAGAIN, 0, 1);
+  EXPECT_EQ(device_.load(word(5)), 6U);
+  EXPECT_EQ(statistics().pages_made_anonymous, kPages);
+  EXPECT_EQ(faults(Injected::kCopy), 1U);
+  for (std::size_t page = 0; page < kPages; ++page) EXPECT_EQ(device_.load(word(page)), page + 1);
+  for (std::size_t page = 0; page < kPages; ++page) EXPECT_EQ(*word(page), page + 1);
+  munmap(memory, size);
+}
+
 TEST_F(FaultInjectionTest, MemoryOfAnotherUserfaultfdIsRefused) {
   TestMemory memory(1);
   inject_once(Injected::kRegister, EBUSY, 0, 1);
