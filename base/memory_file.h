@@ -19,6 +19,9 @@ namespace mirrorcl {
 // A file on memory of `size` bytes that is not executable by exec and closes on exec. kNotSupported if a file-size
 // limit forbids it.
 Result<int> create_memory_file(const char* name, std::uint64_t size);
+// The same, of which a mapping can have huge pages (MADV_HUGEPAGE) also where the system gives none to shared memory
+// (transparent_hugepage/shmem_enabled). That takes CAP_SYS_ADMIN; without, it is like any other.
+Result<int> create_huge_page_file(const char* name, std::uint64_t size);
 
 // -EFAULT if the source cannot be read.
 inline int write_memory_file(int fd, std::uint64_t offset, const void* source, std::uint64_t size) noexcept {

@@ -14,6 +14,7 @@
 #include <new>
 
 #include "base/log.h"
+#include "base/pagemap.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
 #include "hms/placement.h"
@@ -45,32 +46,7 @@ constexpr std::uint64_t kQueryExecutable = 4;
 constexpr std::uint64_t kQueryShared = 8;
 constexpr std::uint64_t kQueryOrNext = 16;
 
-// Of an entry of /proc/self/pagemap.
-constexpr std::uint64_t kHoldsSomething = std::uint64_t{3} << 62;  // present or swapped
-constexpr std::uint64_t kGuard = std::uint64_t{1} << 58;
-constexpr std::uint64_t kOfFile = std::uint64_t{1} << 61;  // of a file or of shared anonymous memory
-
-struct PageRegion {  // struct page_region
-  std::uint64_t start;
-  std::uint64_t end;
-  std::uint64_t categories;
-};
-struct PagemapScan {  // struct pm_scan_arg, 6.7
-  std::uint64_t size;
-  std::uint64_t flags;
-  std::uint64_t start;
-  std::uint64_t end;
-  std::uint64_t walked_to;
-  std::uint64_t regions;
-  std::uint64_t region_count;
-  std::uint64_t max_pages;
-  std::uint64_t inverted;
-  std::uint64_t all_of;
-  std::uint64_t any_of;
-  std::uint64_t returned;
-};
-constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
-constexpr std::uint64_t kScanHuge = 1 << 6;
+constexpr std::uint64_t kHoldsSomething = kPagemapPresent | kPagemapSwapped;
 
 bool parse_hex(std::string_view* text, std::uint64_t* value) {
   auto result = std::from_chars(text->data(), text->data() + text->size(), *value, 16);
@@ -314,21 +290,9 @@ int AddressSpace::read(std::uint64_t address, void* destination, std::uint64_t s
   return 0;
 }
 
-int AddressSpace::read_pagemap(Range range, std::uint64_t* entries) const noexcept {
-  unsigned pages = static_cast<unsigned>(range.size / kPageSize);
-  for (unsigned done = 0; done < pages;) {
-    long size = raw_syscall(SYS_pread64, pagemap_.get(), entries + done, (pages - done) * sizeof(std::uint64_t),
-                            (range.start / kPageSize + done) * sizeof(std::uint64_t));
-    if (size == -EINTR) continue;
-    if (size <= 0) return size == 0 ? -EIO : static_cast<int>(size);
-    done += static_cast<unsigned>(static_cast<std::uint64_t>(size) / sizeof(std::uint64_t));
-  }
-  return 0;
-}
-
 int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
   std::uint64_t entries[kBlockPages];
-  if (int error = read_pagemap(range, entries); error != 0) return error;
+  if (int error = read_pagemap(pagemap_.get(), range.start, range.size, entries); error != 0) return error;
   present->reset();
   for (unsigned page = 0; page < range.size / kPageSize; ++page) {
     if ((entries[page] & kHoldsSomething) != 0) present->set(page);
@@ -337,30 +301,21 @@ int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
 }
 
 bool AddressSpace::is_huge(Range range) const noexcept {
-  PageRegion region{};
-  PagemapScan scan{};
-  scan.size = sizeof scan;
-  scan.start = range.start;
-  scan.end = range.end();
-  scan.regions = reinterpret_cast<std::uint64_t>(&region);
-  scan.region_count = 1;
-  scan.all_of = scan.returned = kScanHuge;
-  return raw_syscall(SYS_ioctl, pagemap_.get(), kPagemapScan, &scan) == 1 && region.start == range.start &&
-         region.end == range.end();
+  return is_mapped_huge(pagemap_.get(), range.start, range.size);
 }
 
 bool AddressSpace::has_guard(Range range) const noexcept {
   std::uint64_t entries[kBlockPages];
-  if (read_pagemap(range, entries) != 0) return false;
+  if (read_pagemap(pagemap_.get(), range.start, range.size, entries) != 0) return false;
   return std::any_of(entries, entries + range.size / kPageSize,
-                     [](std::uint64_t entry) { return (entry & kGuard) != 0; });
+                     [](std::uint64_t entry) { return (entry & kPagemapGuard) != 0; });
 }
 
 int AddressSpace::all_private(Range range) const noexcept {
   std::uint64_t entries[kBlockPages];
-  if (int error = read_pagemap(range, entries); error != 0) return error;
+  if (int error = read_pagemap(pagemap_.get(), range.start, range.size, entries); error != 0) return error;
   for (unsigned page = 0; page < range.size / kPageSize; ++page) {
-    if ((entries[page] & kHoldsSomething) == 0 || (entries[page] & kOfFile) != 0) return -EAGAIN;
+    if ((entries[page] & kHoldsSomething) == 0 || (entries[page] & kPagemapOfFile) != 0) return -EAGAIN;
   }
   return 0;
 }

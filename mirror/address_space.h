@@ -101,7 +101,6 @@ class AddressSpace {
   std::optional<MappingInfo> find(std::uint64_t address, Which which) const noexcept;
   std::optional<MappingInfo> find_by_ioctl(std::uint64_t address, Which which) const noexcept;
   std::optional<MappingInfo> find_in_file(std::uint64_t address, Which which, std::span<char> name) const noexcept;
-  int read_pagemap(Range range, std::uint64_t* entries) const noexcept;
   void clip_to_exclusions(std::uint64_t address, MappingInfo* info) const noexcept;
 
   static constexpr std::size_t kMaxExclusions = 64;

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page tables of a process, as the kernel shows them in its /proc/PID/pagemap. The functions take a descriptor of
+// that and make raw system calls only, no allocation: usable in pinned threads. Addresses and sizes are in bytes, of
+// whole pages.
+#pragma once
+
+#include <errno.h>
+#include <sys/ioctl.h>
+
+#include <cstdint>
+
+#include "base/raw_syscall.h"
+
+namespace mirrorcl {
+
+// Bits of an entry.
+inline constexpr std::uint64_t kPagemapPresent = std::uint64_t{1} << 63;
+inline constexpr std::uint64_t kPagemapSwapped = std::uint64_t{1} << 62;
+inline constexpr std::uint64_t kPagemapOfFile = std::uint64_t{1} << 61;  // of a file or of shared anonymous memory
+inline constexpr std::uint64_t kPagemapGuard = std::uint64_t{1} << 58;
+
+// The entries of `size` bytes from `start` on. 0 or -errno; -EIO: the process has ended.
+inline int read_pagemap(int fd, std::uint64_t start, std::uint64_t size, std::uint64_t* entries) noexcept {
+  constexpr std::uint64_t kPageSize = 4096;
+  const std::uint64_t pages = size / kPageSize;
+  for (std::uint64_t done = 0; done < pages;) {
+    const long result = raw_syscall(SYS_pread64, fd, entries + done, (pages - done) * sizeof *entries,
+                                    (start / kPageSize + done) * sizeof *entries);
+    if (result == -EINTR) continue;
+    if (result <= 0) return result == 0 ? -EIO : static_cast<int>(result);
+    done += static_cast<std::uint64_t>(result) / sizeof *entries;
+  }
+  return 0;
+}
+
+// Whether all of it is mapped as huge pages. False also before Linux 6.7.
+inline bool is_mapped_huge(int fd, std::uint64_t start, std::uint64_t size) noexcept {
+  struct Region {  // struct page_region
+    std::uint64_t start;
+    std::uint64_t end;
+    std::uint64_t categories;
+  };
+  struct Scan {  // struct pm_scan_arg
+    std::uint64_t size;
+    std::uint64_t flags;
+    std::uint64_t start;
+    std::uint64_t end;
+    std::uint64_t walked_to;
+    std::uint64_t regions;
+    std::uint64_t region_count;
+    std::uint64_t max_pages;
+    std::uint64_t inverted;
+    std::uint64_t all_of;
+    std::uint64_t any_of;
+    std::uint64_t returned;
+  };
+  constexpr std::uint64_t kHuge = 1 << 6;
+  Region region{};
+  Scan scan{};
+  scan.size = sizeof scan;
+  scan.start = start;
+  scan.end = start + size;
+  scan.regions = reinterpret_cast<std::uint64_t>(&region);
+  scan.region_count = 1;
+  scan.all_of = scan.returned = kHuge;
+  return raw_syscall(SYS_ioctl, fd, _IOWR('f', 16, Scan), &scan) == 1 && region.start == start &&
+         region.end == start + size;
+}
+
+}  // namespace mirrorcl
