@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/cpu/device_process.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
@@ -181,6 +182,8 @@ Result<DeviceProcess> start_device_process(const std::string& path, std::uint32_
   }
   auto process = start(path, device, window_fd, memory_fd,
                        [&](std::span<const int> fds) { return spawn_detached(path, {"mirrorcl-firmware"}, fds); });
+  if (process)
+    process->pagemap.reset(open(fmt::format("/proc/{}/pagemap", process->pid).c_str(), O_RDONLY | O_CLOEXEC));
   if (process && !process->uffd) {
     end_device_process(*process);
     return fail(ErrorCode::kSystem,

@@ -2,6 +2,7 @@
 #include "device/cpu/mirrored_device.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -20,12 +21,25 @@ using mirror::Range;
 
 // Of the firmware region, in A.
 constexpr std::uint64_t kObjectSpace = window::kFirmware.size / window::kMaxDevices;
+// At the end of that: the MMU's tables.
+constexpr std::uint64_t kTablesSize = mirror::page_up(LargeBlocks::kBytes);
+static_assert(sizeof(MirroredDevice) + kTablesSize <= kObjectSpace);
+
+constexpr std::uint64_t object_space(std::uint32_t slot) {
+  return window::kFirmware.start + slot * kObjectSpace;
+}
+constexpr window::Region tables(std::uint32_t slot) {
+  return {object_space(slot) + kObjectSpace - kTablesSize, kTablesSize};
+}
+// Where the mirror's service thread sees a block of the device's memory.
+constexpr Range view(std::uint32_t slot) {
+  return {window::kViews.start + (8 + slot) * mirror::kBlockSize, mirror::kBlockSize};
+}
 
 }  // namespace
 
 void* MirroredDevice::operator new(std::size_t, std::uint32_t slot) noexcept {
-  static_assert(sizeof(MirroredDevice) <= kObjectSpace);
-  return reinterpret_cast<void*>(window::kFirmware.start + slot * kObjectSpace);
+  return reinterpret_cast<void*>(object_space(slot));
 }
 
 void MirroredDevice::operator delete(void* memory) noexcept {
@@ -47,17 +61,25 @@ Result<std::unique_ptr<CpuDevice>> CpuDevice::start(const CpuDeviceOptions& opti
 }
 
 MirroredDevice::MirroredDevice(std::uint32_t slot, const CpuDeviceOptions& options)
-    : CpuDeviceImpl(slot, options), private_memory_(options.private_memory) {}
+    : CpuDeviceImpl(slot, options),
+      private_memory_(options.private_memory),
+      mmu_(-1, reinterpret_cast<void*>(tables(slot).start), view(slot)) {}
 
 MirroredDevice::~MirroredDevice() {
   shut_down();
 }
 
 Result<void> MirroredDevice::initialize() {
-  auto memory = create_memory_file("mirrorcl-device-memory", window::kDeviceMemoryFileSize);
+  auto memory = create_huge_page_file("mirrorcl-device-memory", window::kDeviceMemoryFileSize);
   if (!memory) return tl::unexpected<Error>(memory.error());
   memory_.reset(*memory);
   mmu_.set_memory(*memory);
+  mmu_.limit_kept(memory_size_ / 32);
+  // Another device may have been here before.
+  if (int error = renew_region(tables(slot_), PROT_READ | PROT_WRITE); error != 0) {
+    return fail_errno("cannot map the device's tables", error);
+  }
+  own_pagemap_.reset(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
   return start_first_process();
 }
 
@@ -66,6 +88,7 @@ Result<DeviceProcess> MirroredDevice::launch() {
 }
 
 Result<void> MirroredDevice::adopt_process() {
+  mmu_.set_pagemaps(process_.pagemap.get(), own_pagemap_.get());
   mmu_.set_uffd(process_.uffd.get());
   service_channel_.connect(process_.socket.get(), process_.pidfd.get());
   std::scoped_lock lock(host_->mutex);
@@ -80,6 +103,7 @@ Result<void> MirroredDevice::adopt_process() {
 
 void MirroredDevice::disown_process() noexcept {
   mmu_.set_uffd(-1);
+  mmu_.set_pagemaps(-1, own_pagemap_.get());
   service_channel_.connect(-1, -1);
   sharing_channel_.connect(-1, -1);
 }
@@ -129,6 +153,17 @@ int MirroredDevice::fail(const DeviceFault& fault, FaultKind kind) noexcept {
   if (exact / window::kPageSize == address / window::kPageSize) address = exact;
   send_verdict(fault.requester, kind, address, fault_group_[fault.requester]);
   return 0;
+}
+
+// --- whole blocks
+
+int MirroredDevice::map_block(std::uint64_t address) noexcept {
+  if (!mmu_.has_table(address)) return mmu_.map_block(address);
+  // A new mapping has no page table.
+  const int error =
+      map_file_through(service_channel_, {address, mirror::kBlockSize}, memory_.get(), address, Access::kReadWrite);
+  if (error == 0) mmu_.block_is_mapped(address);
+  return error;
 }
 
 // --- files
@@ -190,7 +225,7 @@ Result<void> MirroredDevice::unshare(Range range) {
     return fail_errno("taking shared memory back from the device", -error);
   }
   host_->shared.remove(range);
-  if (int error = mmu_.unmap(range); error != 0) return fail_errno("freeing device memory", -error);
+  if (int error = mmu_.free_shared(range); error != 0) return fail_errno("freeing device memory", -error);
   return {};
 }
 

@@ -37,6 +37,10 @@ class MirroredDevice final : public CpuDeviceImpl {
   int map(mirror::Range range, mirror::Access access) noexcept override { return mmu_.map(range, access); }
   int protect(mirror::Range range, mirror::Access access) noexcept override { return mmu_.protect(range, access); }
   int unmap(mirror::Range range) noexcept override { return mmu_.unmap(range); }
+  int vacate(mirror::Range range) noexcept override { return mmu_.vacate(range); }
+  void free_kept() noexcept override { mmu_.free_kept(); }
+  void* allocate_block(std::uint64_t address) noexcept override { return mmu_.allocate_block(address); }
+  int map_block(std::uint64_t address) noexcept override;
   int replay(mirror::Range range) noexcept override { return mmu_.replay(range); }
   int map_file(mirror::Range range, int fd, std::uint64_t offset, mirror::Access access) noexcept override;
   int unmap_file(mirror::Range range) noexcept override;
@@ -70,7 +74,8 @@ class MirroredDevice final : public CpuDeviceImpl {
   UniqueFd memory_;
   MapChannel service_channel_;
   MapChannel sharing_channel_;  // of the application's threads; guarded by host_->mutex
-  Mmu mmu_{-1};
+  UniqueFd own_pagemap_;
+  Mmu mmu_;
   std::array<std::uint64_t, window::kMaxUnits> fault_address_{};  // exact address of each unit's last fault
   std::array<std::uint32_t, window::kMaxUnits> fault_group_{};    // and the work-group execution that made it
 };

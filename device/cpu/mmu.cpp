@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
+
 #include "base/memory_file.h"
 #include "base/raw_syscall.h"
 #include "device/window.h"
@@ -12,12 +14,40 @@ namespace mirrorcl::device {
 namespace {
 
 using mirror::Access;
+using mirror::kBlockPages;
+using mirror::kBlockSize;
+using mirror::kPageSize;
+using mirror::PageRun;
+using mirror::Progress;
 using mirror::Range;
 
 // Newer than Debian 12's headers.
 constexpr std::uint64_t kContinueModeWriteProtect = 2;  // UFFDIO_CONTINUE_MODE_WP
 
+constexpr char kZeros[kPageSize] = {};
+
 }  // namespace
+
+PageRun Mmu::pages_of(Range range) noexcept {
+  return {mirror::page_in_block(range.start), static_cast<unsigned>(range.size / kPageSize)};
+}
+
+template <typename What>
+int Mmu::for_each_part(Range range, What what) noexcept {
+  if (large_.none()) return what(range, nullptr);
+  for (std::uint64_t at = range.start; at < range.end();) {
+    const std::uint64_t end = std::min(mirror::block_down(at) + kBlockSize, range.end());
+    if (const int error = what({at, end - at}, large_.find(at)); error != 0) return error;
+    at = end;
+  }
+  return 0;
+}
+
+void Mmu::note_tables(Range range) noexcept {
+  for (std::uint64_t at = mirror::block_down(range.start); at < range.end(); at += kBlockSize) {
+    large_.note_table(at, true);
+  }
+}
 
 int Mmu::control(unsigned long request, void* argument) noexcept {
   int fd = uffd();
@@ -35,14 +65,44 @@ int Mmu::read_faults(std::span<uffd_msg> messages) noexcept {
 }
 
 std::uint64_t Mmu::memory_in_use() const noexcept {
-  return memory_file_in_use(memory_);
+  const std::uint64_t in_file = memory_file_in_use(memory_);
+  return in_file - std::min(in_file, large_.kept_bytes());
 }
 
 int Mmu::copy_in(Range range, const void* source) noexcept {
-  return write_memory_file(memory_, range.start, source, range.size);
+  const int error = write_memory_file(memory_, range.start, source, range.size);
+  if (error != 0) return error;
+  return for_each_part(range, [&](Range part, Large* block) {
+    if (block == nullptr) return 0;
+    large_.use(*block);
+    block->set_live(pages_of(part));
+    return 0;
+  });
 }
 
-mirror::Progress Mmu::copy_in_mapped(Range range, const void* source, Access access) noexcept {
+Progress Mmu::copy_in_mapped(Range range, const void* source, Access access) noexcept {
+  Progress progress{0, 0};
+  progress.error = for_each_part(range, [&](Range part, Large* block) {
+    note_tables(part);
+    const auto* from = static_cast<const char*>(source) + progress.done;
+    if (block == nullptr) {
+      const Progress one = copy_in_small(part, from, access);
+      progress.done += one.done;
+      return one.error;
+    }
+    // The pages exist, most likely, which UFFDIO_COPY leaves alone.
+    large_.use(*block);
+    int error = write_memory_file(memory_, part.start, from, part.size);
+    if (error == 0) error = map_small(part, access);
+    if (error != 0) return error;
+    block->set_live(pages_of(part));
+    progress.done += part.size;
+    return 0;
+  });
+  return progress;
+}
+
+Progress Mmu::copy_in_small(Range range, const void* source, Access access) noexcept {
   std::uint64_t done = 0;
   while (done < range.size) {
     const Range rest{range.start + done, range.size - done};
@@ -61,9 +121,9 @@ mirror::Progress Mmu::copy_in_mapped(Range range, const void* source, Access acc
     }
     if (result != -ESRCH && result != -EEXIST) return {done, static_cast<int>(result)};
     // No process there: the memory outlives it. Or a device page that exists already, which COPY leaves alone.
-    const Range now = result == -ESRCH ? rest : Range{rest.start, window::kPageSize};
-    int error = copy_in(now, from);
-    if (error == 0) error = map(now, access);
+    const Range now = result == -ESRCH ? rest : Range{rest.start, kPageSize};
+    int error = write_memory_file(memory_, now.start, from, now.size);
+    if (error == 0) error = map_small(now, access);
     if (error != 0) return {done, error};
     done += now.size;
   }
@@ -75,7 +135,18 @@ int Mmu::copy_out(Range range, void* destination) noexcept {
 }
 
 int Mmu::zero_fill(Range range) noexcept {
-  return fill_memory_file(memory_, range.start, range.size);
+  return for_each_part(range, [&](Range part, Large* block) {
+    if (block == nullptr) return fill_memory_file(memory_, part.start, part.size);
+    large_.use(*block);
+    const PageRun pages = pages_of(part);
+    for (unsigned page = pages.first; page < pages.end(); ++page) {
+      if (block->is_live(page)) continue;
+      const std::uint64_t address = mirror::block_down(part.start) + page * kPageSize;
+      if (const int error = write_memory_file(memory_, address, kZeros, kPageSize); error != 0) return error;
+      block->set_live({page, 1});
+    }
+    return 0;
+  });
 }
 
 int Mmu::write_protect(Range range, std::uint64_t mode) noexcept {
@@ -85,6 +156,22 @@ int Mmu::write_protect(Range range, std::uint64_t mode) noexcept {
 
 int Mmu::map(Range range, Access access) noexcept {
   if (access == Access::kNone) return -EINVAL;
+  return for_each_part(range, [&](Range part, Large* block) {
+    if (block != nullptr && block->open) return replay(part);
+    note_tables(part);
+    if (block == nullptr) return map_small(part, access);
+    const PageRun pages = pages_of(part);
+    for (PageRun run = block->run_from(pages.first, pages.end()); run.count != 0;
+         run = block->run_from(run.end(), pages.end())) {
+      const Range now{mirror::block_down(part.start) + run.first * kPageSize, run.count * kPageSize};
+      const int error = block->is_live(run.first) ? map_small(now, access) : replay(now);
+      if (error != 0) return error;
+    }
+    return 0;
+  });
+}
+
+int Mmu::map_small(Range range, Access access) noexcept {
   bool left_alone = false;
   for (std::uint64_t at = range.start; at < range.end();) {
     const bool protect_now = access == Access::kRead && can_install_protected_.load(std::memory_order_relaxed);
@@ -109,7 +196,7 @@ int Mmu::map(Range range, Access access) noexcept {
       case -EEXIST:  // mapped already
       case -EFAULT:  // no device page
         left_alone = true;
-        at += window::kPageSize;
+        at += kPageSize;
         break;
       case -EINVAL:
         if (!protect_now) return result;
@@ -126,10 +213,54 @@ int Mmu::map(Range range, Access access) noexcept {
 
 int Mmu::protect(Range range, Access access) noexcept {
   if (access == Access::kNone) return -EINVAL;
-  return write_protect(range, access == Access::kRead ? UFFDIO_WRITEPROTECT_MODE_WP : 0);
+  return for_each_part(range, [&](Range part, Large* block) {
+    if (access == Access::kReadWrite) return block != nullptr && block->open ? 0 : write_protect(part, 0);
+    if (block != nullptr && block->open) {
+      if (const int error = close_and_unmap(*block); error != 0) return error;
+    }
+    if (block != nullptr && !is_mapped(part)) return 0;
+    note_tables(part);
+    return write_protect(part, UFFDIO_WRITEPROTECT_MODE_WP);
+  });
 }
 
 int Mmu::unmap(Range range) noexcept {
+  return for_each_part(range, [&](Range part, Large* block) {
+    if (block == nullptr) return punch_memory_file(memory_, part.start, part.size);
+    if (block->open) {
+      if (const int error = close(*block); error != 0) return error;
+    }
+    large_.use(*block);
+    const bool last = block->clear_live(pages_of(part));
+    return last || block->live_count == 0 ? free_block(*block) : punch_memory_file(memory_, part.start, part.size);
+  });
+}
+
+int Mmu::vacate(Range range) noexcept {
+  return for_each_part(range, [&](Range part, Large* block) {
+    if (block == nullptr) return punch_memory_file(memory_, part.start, part.size);
+    if (block->open) {
+      if (const int error = close_and_unmap(*block); error != 0) return error;
+    }
+    if (!block->clear_live(pages_of(part)))
+      return is_mapped(part) ? punch_memory_file(memory_, part.start, part.size) : 0;
+    const Range whole{mirror::block_down(part.start), kBlockSize};
+    return !is_mapped(whole) && large_.keep(*block) ? 0 : free_block(*block);
+  });
+}
+
+int Mmu::free_block(Large& block) noexcept {
+  const std::uint64_t base = block.base;
+  const int error = punch_memory_file(memory_, base, kBlockSize);
+  if (error == 0) large_.remove(block);
+  return error;
+}
+
+void Mmu::free_kept() noexcept {
+  large_.for_each_kept([&](Large& block) { (void)free_block(block); });
+}
+
+int Mmu::free_shared(Range range) noexcept {
   return punch_memory_file(memory_, range.start, range.size);
 }
 
@@ -140,14 +271,26 @@ int Mmu::replay(Range range) noexcept {
 
 int Mmu::unregister(Range range) noexcept {
   uffdio_range request{range.start, range.size};
-  return control(UFFDIO_UNREGISTER, &request);
+  return dead_or(control(UFFDIO_UNREGISTER, &request), range);
+}
+
+int Mmu::register_as(Range range, std::uint64_t mode) noexcept {
+  uffdio_register request{};
+  request.range = {range.start, range.size};
+  request.mode = mode;
+  return dead_or(control(UFFDIO_REGISTER, &request), range);
+}
+
+// Registrations answer ENOMEM also where D has ended.
+int Mmu::dead_or(int result, Range range) noexcept {
+  if (result != -ENOMEM) return result;
+  uffdio_writeprotect nothing{{range.start, kPageSize}, UFFDIO_WRITEPROTECT_MODE_DONTWAKE};
+  const int fd = uffd();
+  return fd < 0 || raw_syscall(SYS_ioctl, fd, UFFDIO_WRITEPROTECT, &nothing) == -ESRCH ? 0 : result;
 }
 
 int Mmu::register_again(Range range) noexcept {
-  uffdio_register request{};
-  request.range = {range.start, range.size};
-  request.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP;
-  return control(UFFDIO_REGISTER, &request);
+  return register_as(range, kAllFaults);
 }
 
 }  // namespace mirrorcl::device

@@ -99,6 +99,17 @@ class DeviceOperations {
   // Removes mappings and frees the device pages; translation caches are flushed on return. Called by the mirror's copy
   // threads too.
   virtual int unmap(Range range) noexcept = 0;
+  // The same for pages that nobody but the device has mapped. Their memory may stay in use until the last page of a
+  // large one has gone, or free_kept() is called, unseen. Called by the mirror's copy threads too.
+  virtual int vacate(Range range) noexcept { return unmap(range); }
+  virtual void free_kept() noexcept {}
+
+  // Device memory for the whole block (2 MiB) at `address`, of which it has none: where the CPU can fill it, until the
+  // next call. Null: page by page, then. It holds what it holds; the pages are device pages from then on.
+  virtual void* allocate_block(std::uint64_t /*address*/) noexcept { return nullptr; }
+  // The block that allocate_block() gave has been filled: maps it, and replays accesses that wait on it.
+  virtual int map_block(std::uint64_t /*address*/) noexcept { return -95 /* EOPNOTSUPP */; }
+
   // Retries accesses that wait on `range` without changing any mapping.
   virtual int replay(Range range) noexcept = 0;
 
