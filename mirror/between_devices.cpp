@@ -105,7 +105,7 @@ Verdict Migrator::move_across(AttachedDevice& device, AttachedDevice& from, Bloc
       continue;
     }
     // Read-only on both sides until here, so that nobody reads what the other has written over.
-    if (!alone) on_device([&] { return from->unmap(block.range(part)); });
+    if (!alone) on_device([&] { return from->vacate(block.range(part)); });
     block.device_to_device(from.index, device.index, part);
     if (!alone) on_device([&] { return device->protect(block.range(part), Access::kReadWrite); });
     blocks_.returns_of(block).note(part, to_ms(now_ns()), options_.coherent_window_ms);
@@ -130,7 +130,7 @@ Migrator::Crossing Migrator::cross_alone(AttachedDevice& device, AttachedDevice&
   int error = on_device([&] { return from->copy_out(range, bounce_); });
   if (error == 0) error = on_device([&] { return device->copy_in(range, bounce_); });
   if (error != 0) return {PageMask(), error};
-  on_device([&] { return from->unmap(range); });
+  on_device([&] { return from->vacate(range); });
   grant(device, range, Access::kReadWrite);
   return {PageMask(PageRun{page, 1}), 0};
 }
@@ -197,7 +197,7 @@ void Migrator::drop_other_copies(AttachedDevice& keep, Block& block, const PageM
 void Migrator::drop_copies(AttachedDevice& device, Block& block, const PageMask& pages) noexcept {
   const PageMask copies = block.duplicated(device.index) & pages;
   for (PageRun run = copies.next_run(0); run.count != 0; run = copies.next_run(run.end())) {
-    on_device([&] { return device->unmap(block.range(run)); });
+    on_device([&] { return device->vacate(block.range(run)); });
     block.drop_duplicate(device.index, run);
   }
 }
@@ -217,7 +217,7 @@ void Migrator::drop_other_devices(AttachedDevice& keep, Block& block, const Page
     if (&device == &keep) continue;
     const PageMask owned = block.device(device.index) & block.duplicated(keep.index) & pages;
     for (PageRun run = owned.next_run(0); run.count != 0; run = owned.next_run(run.end())) {
-      on_device([&] { return device->unmap(block.range(run)); });
+      on_device([&] { return device->vacate(block.range(run)); });
       block.device_to_device(device.index, keep.index, run);
     }
   }

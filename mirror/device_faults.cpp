@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "device/window.h"
 #include "mirror/migrator.h"
@@ -127,10 +129,21 @@ Verdict Migrator::serve_held(AttachedDevice& device, Block& block, const DeviceF
   if (!block.tracked(device.index).test(page)) return serve_from_other(device, block, fault, allowed);
   if (block.copied().test(page)) return end_duplication(device, block, page, fault.protection);
   // Another unit's fault brought it, or the mapping was dropped or write-protected on the way to a host that did not
-  // take it.
-  grant(device, range, allowed);
+  // take it; or a large page, of which another part went home, is mapped no longer.
+  grant(device, block.range(dropped_around(device, block, page)), allowed);
   if (fault.protection) on_device([&] { return device->protect(range, Access::kReadWrite); });
   return kServed;
+}
+
+// Pages around `page`, which the device holds, that it may use as freely, if they were mapped with it as one.
+PageRun Migrator::dropped_around(const AttachedDevice& device, const Block& block, unsigned page) const noexcept {
+  if ((block.large_on & device.set()) == 0 || watch_.has_read_only()) return {page, 1};
+  const PageRun around{page & ~(kBulkPages - 1), kBulkPages};
+  const PageMask free = block.device(device.index) & ~block.copied() & PageMask(around);
+  PageRun run{page, 1};
+  while (run.first > around.first && free.test(run.first - 1)) --run.first;
+  run.count = std::min(free.find_clear(page), around.end()) - run.first;
+  return run;
 }
 
 // Maps `range` for the device, which lets the access that is being served go on. Counted before, so that whoever waits

@@ -49,10 +49,12 @@ FakeDevice::FakeDevice(bool private_memory) : mappable_(!private_memory) {
   }
   madvise(table, kTableSize, MADV_DONTFORK);
   table_ = static_cast<std::atomic<std::uint8_t>*>(table);
+  view_ = mmap(nullptr, kBlock, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
 FakeDevice::~FakeDevice() {
   munmap(table_, kTableSize);
+  munmap(view_, kBlock);
 }
 
 void FakeDevice::lock() noexcept {
@@ -177,6 +179,11 @@ int FakeDevice::map(Range range, Access access) noexcept {
 
 int FakeDevice::protect(Range range, Access access) noexcept {
   lock();
+  for (std::atomic<std::uint64_t>& large : large_pages_) {
+    if (access != Access::kRead || large.load() != range.start / kBlock * kBlock) continue;
+    for (std::uint64_t page = large; page < large + kBlock; page += 4096) entry(page).store(0);
+    large = 0;
+  }
   for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
     if (entry(page).load() != 0) entry(page).store(static_cast<std::uint8_t>(access));
   }
@@ -259,6 +266,23 @@ int FakeDevice::unmap_file(Range range) noexcept {
   cut_files(range);
   unlock();
   return 0;
+}
+
+void* FakeDevice::allocate_block(std::uint64_t address) noexcept {
+  if (blocks_offered_ <= 0 || blocks_offered_-- <= 0) return nullptr;
+  const long mapped =
+      raw_syscall(SYS_mmap, view_, kBlock, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_.get(), address);
+  return mapped < 0 ? nullptr : view_;
+}
+
+int FakeDevice::map_block(std::uint64_t address) noexcept {
+  if (blocks_offered_ < blocks_to_fail_) return -ENOMEM;
+  for (std::atomic<std::uint64_t>& large : large_pages_) {
+    std::uint64_t none = 0;
+    if (large.compare_exchange_strong(none, address)) break;
+  }
+  ++blocks_mapped_;
+  return map({address, kBlock}, Access::kReadWrite);
 }
 
 int FakeDevice::replay(Range) noexcept {

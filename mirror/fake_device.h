@@ -70,6 +70,13 @@ class FakeDevice final : public DeviceOperations {
   // What capabilities() says from now on, and whether map_file works.
   void allow_parallel_copies() { parallel_copies_ = true; }
   void map_no_files() { maps_files_ = false; }
+  // The next `count` blocks that are asked for are large pages, the last `failing` of which cannot be mapped. A large
+  // page is unmapped as a whole when a part of it is protected, until the last of it has been unmapped.
+  void offer_blocks(int count, int failing = 0) {
+    blocks_to_fail_ = failing;
+    blocks_offered_ = count;
+  }
+  std::uint64_t blocks_mapped() const { return blocks_mapped_.load(); }
 
   // --- the mirror's side
   DeviceCapabilities capabilities() const noexcept override {
@@ -90,6 +97,8 @@ class FakeDevice final : public DeviceOperations {
   int replay(Range range) noexcept override;
   int map_file(Range range, int fd, std::uint64_t offset, Access access) noexcept override;
   int unmap_file(Range range) noexcept override;
+  void* allocate_block(std::uint64_t address) noexcept override;
+  int map_block(std::uint64_t address) noexcept override;
   int fail(const DeviceFault& fault, device::FaultKind kind) noexcept override;
 
  private:
@@ -123,6 +132,7 @@ class FakeDevice final : public DeviceOperations {
   };
 
   static constexpr std::size_t kTransferSize = 64;
+  static constexpr std::uint64_t kBlock = std::uint64_t{2} << 20;
 
   const bool mappable_;
   UniqueFd memory_;
@@ -146,6 +156,11 @@ class FakeDevice final : public DeviceOperations {
   std::atomic<bool> parallel_copies_{false};
   std::atomic<bool> maps_files_{true};
   std::atomic<void (*)()> before_failing_{nullptr};
+  void* view_ = nullptr;  // where a block is filled
+  std::atomic<int> blocks_offered_{0};
+  std::atomic<int> blocks_to_fail_{0};
+  std::atomic<std::uint64_t> blocks_mapped_{0};
+  std::array<std::atomic<std::uint64_t>, 16> large_pages_{};  // addresses of those that are mapped as a whole
   std::atomic<device::FaultKind> last_error_{device::FaultKind::kNone};  // of whichever thread was last
 };
 

@@ -228,6 +228,8 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
   live_.note_migration(Live::To::kDevice, run.count, contents.count() * kPageSize);
   note(device, block.range(run), hms::Action::kMove, Live::To::kDevice,
        contents.none() ? hms::Reason::kFirstTouch : cause_.reason);
+  if (contents == PageMask::all() && adopt_whole(device, block, staging, urgent)) return kServed;
+  if (block.in_memory_of(device.index).none()) block.large_on &= static_cast<DeviceSet>(~device.set());
   PageMask copied;
   std::atomic<int> error{0};
   const auto copy = [&](PageRun part) {
@@ -275,6 +277,25 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
   log_warning("device memory refused {} of {} bytes at {:#x}: error {}", refused.count() * kPageSize,
               run.count * kPageSize, block.range(run).start, -failure);
   return failed(FaultKind::kOutOfMemory);
+}
+
+// As above, into one large page. False: the device has none at hand, and nothing has been done.
+bool Migrator::adopt_whole(AttachedDevice& device, Block& block, std::uint64_t staging, unsigned urgent) noexcept {
+  auto* const memory = static_cast<char*>(device->allocate_block(block.base()));
+  if (memory == nullptr) return false;
+  constexpr PageRun kAll{0, kBlockPages};
+  copy_in_parts(device->capabilities().parallel_copies, kAll, urgent, [&](PageRun part) {
+    const std::uint64_t offset = part.first * kPageSize;
+    __builtin_memcpy(memory + offset, reinterpret_cast<const void*>(staging + offset), part.count * kPageSize);
+  });
+  if (on_device([&] { return device->map_block(block.base()); }) != 0) {
+    on_device([&] { return device->unmap(block.range()); });
+    return false;
+  }
+  block.host_to_device(device.index, kAll);
+  block.large_on = device.set();
+  note_grant(device, block);
+  return true;
 }
 
 // For kernels without MOVE and for memory that it refuses: stop writers, copy, drop. `run` lies in one mapping. Leave::

@@ -159,7 +159,7 @@ void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run
   // Freeing takes as long as copying. Here another part is copied meanwhile.
   const PageMask done = (result->arrived | result->skipped) & PageMask(run);
   for (PageRun part = done.next_run(run.first); part.count != 0; part = done.next_run(part.end())) {
-    if (device->unmap(block.range(part)) == 0) result->unmapped.set(part);
+    if (device->vacate(block.range(part)) == 0) result->unmapped.set(part);
   }
 }
 
@@ -210,7 +210,7 @@ void Migrator::fill_and_move_home(AttachedDevice& device, Block& block, unsigned
     const Progress progress = host_.move(target.start, {staging + part.first * kPageSize, target.size}, false);
     const PageRun moved{part.first, static_cast<unsigned>(progress.done / kPageSize)};
     result->arrived.set(moved);
-    if (moved.count != 0 && device->unmap(block.range(moved)) == 0) result->unmapped.set(moved);
+    if (moved.count != 0 && device->vacate(block.range(moved)) == 0) result->unmapped.set(moved);
     return progress.error;
   };
   std::atomic<bool> failed{false};
@@ -244,7 +244,7 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
   const PageMask left_device = leave == Leave::kCopy ? home.skipped : home.arrived | home.skipped;
   for (PageRun done = left_device.next_run(0); done.count != 0; done = left_device.next_run(done.end())) {
     drop_other_copies(device, block, PageMask(done));
-    if (!home.unmapped.all_of(done)) on_device([&] { return device->unmap(block.range(done)); });
+    if (!home.unmapped.all_of(done)) on_device([&] { return device->vacate(block.range(done)); });
     block.device_to_host(device.index, done);
   }
   for (PageRun done = copied.next_run(0); done.count != 0; done = copied.next_run(done.end())) {

@@ -135,6 +135,12 @@ AttachedDevice* Migrator::find(const DeviceOperations* operations) noexcept {
   return found == devices_.end() ? nullptr : &*found;
 }
 
+void Migrator::free_kept() noexcept {
+  for (AttachedDevice& device : devices_) {
+    if (device.operations != nullptr) device->free_kept();
+  }
+}
+
 bool Migrator::has_devices() const noexcept {
   return std::any_of(devices_.begin(), devices_.end(),
                      [](const AttachedDevice& device) { return device.operations != nullptr; });

@@ -137,6 +137,8 @@ class Migrator {
   void look_after_threads() noexcept;
   // Gives back memory that is only kept for speed.
   void rest() noexcept { staging_.empty(); }
+  // And what devices keep.
+  void free_kept() noexcept;
 
   // What the notifier tells: the application has unmapped, discarded or moved memory.
   void unmapped(Range range) noexcept;
@@ -225,6 +227,7 @@ class Migrator {
                           bool* served) noexcept;
   bool tracks_all(const Block& block, PageRun run) const noexcept;
   Verdict refuse_write(std::uint64_t address, const MappingInfo& mapping) noexcept;
+  PageRun dropped_around(const AttachedDevice& device, const Block& block, unsigned page) const noexcept;
   void grant(AttachedDevice& device, Range range, Access access) noexcept;
   void count_replay() noexcept;
   static void note_grant(const AttachedDevice& device, Block& block) noexcept {
@@ -243,6 +246,7 @@ class Migrator {
   void note_thread_blocks(const Block& block, const PageMask& contents, PageRun run, std::uint64_t staging) noexcept;
   Verdict adopt(AttachedDevice& device, Block& block, PageRun run, const PageMask& present, std::uint64_t staging,
                 unsigned urgent) noexcept;
+  bool adopt_whole(AttachedDevice& device, Block& block, std::uint64_t staging, unsigned urgent) noexcept;
   PageMask lost_pages(const Block& block, PageRun run, const PageMask& present) const noexcept;
   Verdict copy_in_protected(AttachedDevice& device, Block& block, PageRun run, Leave leave) noexcept;
   void put_back(Range range, std::uint64_t staging) noexcept;

@@ -189,7 +189,7 @@ std::int64_t ServiceThread::patience_ns(bool busy) const noexcept {
   if (expecting_ && holds_ == 0) {
     return static_cast<std::int64_t>(expect_from_ns() - std::min(expect_from_ns(), now_ns()));
   }
-  const std::int64_t patience = resting_ ? -1 : kRestNs;
+  const std::int64_t patience = rest_ == Rest::kNone ? kShortRestNs : rest_ == Rest::kShort ? kLongRestNs : -1;
   const std::uint64_t next_look = std::min(migrator_.next_look_ns(), migrator_.answers_end_ns());
   if (next_look == Migrator::kNever) return patience;
   const std::int64_t until = std::max<std::int64_t>(static_cast<std::int64_t>(next_look - now_ns()), 0);
@@ -208,13 +208,8 @@ void ServiceThread::wait() noexcept {
       raw_syscall(SYS_epoll_pwait2, epoll_.get(), ready, kMaxReady, timeout_ns < 0 ? nullptr : &timeout, nullptr, 0);
   const bool idle = count == 0 && !busy && !retry_;
   idle_ns_ = idle ? idle_ns_ + timeout_ns : 0;
-  if (idle && !resting_ && idle_ns_ >= kRestNs) {
-    migrator_.rest();
-    resting_ = true;
-    return;
-  }
-  if (idle) return;
-  resting_ = resting_ && count <= 0;
+  if (idle) return rest();
+  if (count > 0) rest_ = Rest::kNone;
   for (long i = 0; i < count; ++i) {
     const auto device = static_cast<unsigned>(ready[i].data.u64 >> 32);
     switch (static_cast<Source>(ready[i].data.u64 & 0xffff'ffff)) {
@@ -232,6 +227,17 @@ void ServiceThread::wait() noexcept {
         device_lost(device);
         break;
     }
+  }
+}
+
+void ServiceThread::rest() noexcept {
+  if (rest_ == Rest::kNone && idle_ns_ >= kShortRestNs) {
+    migrator_.rest();
+    rest_ = Rest::kShort;
+    idle_ns_ = 0;
+  } else if (rest_ == Rest::kShort && idle_ns_ >= kLongRestNs) {
+    migrator_.free_kept();
+    rest_ = Rest::kLong;
   }
 }
 
@@ -284,6 +290,9 @@ void ServiceThread::serve_device_faults(AttachedDevice& device, DeviceEvents& ev
     DeviceFault fresh[64];
     int count = device->next_faults(fresh);
     for (int i = 0; i < count; ++i) events.faults.push_back(fresh[i]);
+    // Streams grow upwards: of units that have come to two blocks in a row, the lower one is served first.
+    std::sort(events.faults.begin(), events.faults.end(),
+              [](const DeviceFault& a, const DeviceFault& b) { return a.address < b.address; });
     if (count > 0) {
       counters_.add(&Statistics::device_faults, static_cast<std::uint64_t>(count));
       counters_.add(device.index, &DeviceStatistics::faults, static_cast<std::uint64_t>(count));

@@ -91,11 +91,14 @@ class ServiceThread {
     int lost_fd = -1;
     bool watching_faults = false;
     bool ready = false;                    // the last wait found faults
-    std::pmr::vector<DeviceFault> faults;  // to be served, oldest first
+    std::pmr::vector<DeviceFault> faults;  // to be served, in this order
   };
   // How long to wait when something must be tried again, because the thread whose event we read is not yet past it.
   static constexpr std::int64_t kRetryNs = 30'000;
-  static constexpr std::int64_t kRestNs = 200'000'000;
+  // How long nothing has happened, and what is given back then: what costs little to get again, then all.
+  enum class Rest : std::uint8_t { kNone, kShort, kLong };
+  static constexpr std::int64_t kShortRestNs = 200'000'000;
+  static constexpr std::int64_t kLongRestNs = 10'000'000'000;
   // So long after a fault nothing comes ahead: there may be more of them.
   static constexpr std::uint64_t kQuietNs = 50'000;
   // And so long after all CPUs were seen busy.
@@ -104,6 +107,7 @@ class ServiceThread {
   void run() noexcept;
   void wait() noexcept;
   std::int64_t patience_ns(bool busy) const noexcept;
+  void rest() noexcept;
   void look_after_threads() noexcept;
   void serve_host_faults() noexcept;
   void serve_device_faults() noexcept;
@@ -143,13 +147,13 @@ class ServiceThread {
   UniqueFd wakeup_;                                // an eventfd
   std::array<DeviceEvents, kMaxDevices> devices_;  // by index
   bool retry_ = false;
-  bool resting_ = true;
+  Rest rest_ = Rest::kLong;
   bool expecting_ = false;             // there is more to bring ahead
   std::uint64_t served_fault_ns_ = 0;  // when the last fault was served
   std::uint64_t busy_until_ns_ = 0;
   SpareCpus spare_cpus_;
   bool expect_on_busy_machine_;
-  std::int64_t idle_ns_ = 0;  // waited in vain so far
+  std::int64_t idle_ns_ = 0;  // waited in vain since rest_ has changed
   bool told_failure_ = false;
   bool stop_ = false;
   std::uint32_t holds_ = 0;
