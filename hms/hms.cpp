@@ -34,9 +34,17 @@ int fail_with(int error_number) {
   return -1;
 }
 
+// What callers in C give may be none of the enum's values, and is then not to be read as one.
+template <typename Enum>
+unsigned number_of(const Enum& value) {
+  unsigned number = 0;
+  static_assert(sizeof value == sizeof number);
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
+
 bool is_valid(const hms_query& query) {
-  return query.rank >= HMS_RANK_BANDWIDTH && query.rank <= HMS_RANK_FREE_SPACE &&
-         query.direction >= HMS_READS_AND_WRITES && query.direction <= HMS_WRITES;
+  return number_of(query.rank) <= HMS_RANK_FREE_SPACE && number_of(query.direction) <= HMS_WRITES;
 }
 
 Query to_query(const hms_query& query) {

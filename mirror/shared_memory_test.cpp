@@ -14,7 +14,7 @@ class PrivateMemoryTest : public MirrorTest {
  protected:
   void SetUp() override {
     g_fake_device.emplace(true);
-    MirrorTest::SetUp();
+    start({.coherent_window_ms = 60'000});  // also on a busy machine
   }
   // Until the page is shared.
   void go_back_and_forth(std::uint64_t* word) {
