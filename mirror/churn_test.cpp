@@ -55,12 +55,23 @@ void come_and_go(Tenant& self, std::uint64_t seed, int flags, std::chrono::milli
   self.address = 0;
 }
 
+// Without UFFDIO_MOVE: who gets an address between the host agent's look and its call, which are two system calls of
+// one thread, finds zeros there until he is given back what was taken. On two CPUs that comes once or twice a second
+// here.
+constexpr std::uint64_t kInTheGap = 12;
+
 class ChurnTest : public MirrorTest {
  protected:
   // Every page that comes back once becomes coherent, if it stays long enough.
   void SetUp() override { start({.coherent_after_returns = 1, .coherent_window_ms = 60'000}); }
 
-  void churn(int flags) {
+  static bool kernel_can_move() {
+    const auto lacks = Mirror::probe();
+    return lacks && lacks->empty();
+  }
+
+  // `most_wrong`: how many wrong words there may be.
+  void churn(int flags, std::uint64_t most_wrong) {
     std::atomic<bool> stop{false};
     std::vector<std::thread> threads;
     for (std::size_t i = 0; i < g_tenants.size(); ++i) {
@@ -69,6 +80,7 @@ class ChurnTest : public MirrorTest {
       const std::chrono::milliseconds stay(i + 1 == g_tenants.size() ? 250 : 0);
       threads.emplace_back([&, i, stay] { come_and_go(g_tenants[i], i + 1, flags, stay, stop); });
     }
+    unsigned unanswered = 0;
     const auto end = Clock::now() + std::chrono::seconds(3);
     for (std::uint64_t round = 0; Clock::now() < end; ++round) {
       const std::uint64_t address = g_tenants[round % g_tenants.size()].address;
@@ -78,27 +90,38 @@ class ChurnTest : public MirrorTest {
       } else {
         // May be refused: the address may be nobody's by now.
         (void)device_.load(reinterpret_cast<const std::uint64_t*>(address + round / 16 % kPages * kPageSize));
+        unanswered += device_.last_error() == device::FaultKind::kUnknown;
       }
     }
     stop = true;
     for (std::thread& thread : threads) thread.join();
+    std::uint64_t wrong = 0;
     for (const Tenant& tenant : g_tenants) {
-      EXPECT_EQ(tenant.wrong, 0U);
+      wrong += tenant.wrong;
       EXPECT_GT(tenant.rounds, 0U);
     }
+    EXPECT_LE(wrong, most_wrong);
+    EXPECT_EQ(unanswered, 0U) << "accesses of the device";
     EXPECT_GT(statistics().pages_to_device, 0U);
     EXPECT_GT(statistics().events_unmap, 0U);
   }
 };
 
 TEST_F(ChurnTest, AddressesThatComeAndGoKeepWhatTheirOwnersWrite) {
-  churn(0);
+  churn(0, kernel_can_move() ? 0 : kInTheGap);
   EXPECT_GT(statistics().coherent_upgrades, 0U);
+}
+
+// As before Linux 6.8.
+TEST_F(ChurnTest, AddressesThatComeAndGoKeepWhatTheirOwnersWriteWithoutMove) {
+  start({.coherent_after_returns = 1, .coherent_window_ms = 60'000, .use_move = false});
+  churn(0, kInTheGap);
 }
 
 // UFFDIO_MOVE moves it only to locked memory.
 TEST_F(ChurnTest, LockedMemoryThatComesAndGoesKeepsWhatItsOwnersWrite) {
-  churn(MAP_LOCKED);
+  SKIP_WITHOUT_MOVE();
+  churn(MAP_LOCKED, 0);
 }
 
 // A thread that changes a page's protection all the time, while that becomes coherent and ceases to be, finds what it

@@ -278,6 +278,51 @@ int Migrator::move_scratch(Range range, HostAgent::Expect expected, HostAgent::P
   return 0;
 }
 
+// Takes the application's pages of `range`, which no event that was read touches, to the window in one step, and drops
+// them. 0; -EAGAIN: they may be somebody else's by now, or will be; or -errno and they are there.
+int Migrator::throw_away(Range range) noexcept {
+  // Does nothing, but fails with EBUSY if it is locked: its whole mapping would cease to be.
+  const long locked = raw_syscall(SYS_msync, range.start, range.size, MS_INVALIDATE);
+  if (locked == -ENOMEM) return -EAGAIN;  // unmapped
+  if (locked != 0) return static_cast<int>(locked);
+  const Range scratch{kScratch.start, range.size};
+  events_.begin_taking(range, scratch);
+  int error = agent_.take_away(range, scratch.start, events_, host_);
+  const bool taken_ours = events_.end_operation(agent_.made_call());
+  if (!agent_.made_call()) return error == -ENOENT ? -EAGAIN : error;
+  if (error == 0 && !taken_ours) {
+    log_debug("{:#x} was unmapped while its pages were taken away", range.start);
+    give_back(range);
+    return -EAGAIN;
+  }
+  if (error == 0) drop_scratch(range.size);
+  // The call may have left a hole in the window before it failed.
+  if (error != 0 && !reserve_scratch(range.size))
+    log_error("the window has lost {} bytes at {:#x}", range.size, scratch.start);
+  return error == -EFAULT ? -EAGAIN : error;  // unmapped, or in two mappings by now
+}
+
+// What has been taken from `range` was somebody else's, who has got its addresses between the agent's look and its
+// call. He finds zeros until it is there again; what he has written meanwhile stays.
+void Migrator::give_back(Range range) noexcept {
+  events_.read_pending();
+  const Range scratch{kScratch.start, range.size};
+  const auto mapping = space_.query_from(scratch.start);
+  PageMask taken;  // relative to `range`
+  PageMask newer;
+  int error = mapping ? space_.present_pages(scratch, &taken) : -ENOENT;
+  if (error == 0) error = space_.present_pages(range, &newer);
+  taken &= ~newer;
+  for (PageRun run = taken.next_run(0); run.count != 0 && error == 0; run = taken.next_run(run.end())) {
+    const std::uint64_t offset = run.first * kPageSize;
+    error = agent_.move_mapping({scratch.start + offset, run.count * kPageSize}, range.start + offset,
+                                HostAgent::Expect::kAnything, {&space_, mapping->protection}, events_, host_);
+    if (error == -EAGAIN) error = 0;  // he has unmapped it, too
+  }
+  if (error != 0) log_error("{:#x} has lost what was written there: error {}", range.start, -error);
+  if (!reserve_scratch(range.size)) log_error("the window has lost {} bytes at {:#x}", range.size, scratch.start);
+}
+
 // The application had unmapped `range` when its mapping was replaced by shared memory. It may be somebody else's by
 // now: empty memory is what he expects. -EAGAIN, or 0 if shared memory has to stay.
 int Migrator::take_back_mapping(Range range, int protection) noexcept {

@@ -100,11 +100,16 @@ Verdict Migrator::discard_host_copies(AttachedDevice& device, Block& block, Page
 }
 
 // Drops the application's pages of `range`, which no event that was read touches. 0; -EAGAIN: they may be somebody
-// else's by now, or will be; or -errno.
-int Migrator::discard(Range range) noexcept {
+// else's by now, or will be; or -errno. *in_part if it failed: some pages may have been dropped.
+int Migrator::discard(Range range, bool* in_part) noexcept {
+  const int thrown = throw_away(range);
+  if (thrown == 0 || thrown == -EAGAIN) return thrown;
+  // Locked memory, say, or no room for one more mapping. While the kernel waits for the event of this call, somebody
+  // else can get the addresses, and lose what he writes there (decisions/0013).
   const std::size_t first_event = events_.queued();
   const int error = agent_.discard(range, events_, host_);
   if (agent_.made_call()) forget_own_removals(range, first_event);
+  if (in_part != nullptr) *in_part = agent_.made_call();
   return error == -ENOENT ? -EAGAIN : error;
 }
 

@@ -123,6 +123,18 @@ int HostAgent::move_mapping(Range from, std::uint64_t to, Expect expected, Prote
   return result < 0 && result > -4096 ? static_cast<int>(result) : 0;
 }
 
+int HostAgent::take_away(Range from, std::uint64_t to, HostEvents& events, const Userfaultfd& host) noexcept {
+  const auto size = static_cast<long>(from.size);
+  constexpr long kFlags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+  const long result = call({SYS_mremap,
+                            {static_cast<long>(from.start), size, size, kFlags, static_cast<long>(to)},
+                            Expect::kPrivate,
+                            &host,
+                            from},
+                           events);
+  return result < 0 && result > -4096 ? static_cast<int>(result) : 0;
+}
+
 int HostAgent::discard(Range range, HostEvents& events, const Userfaultfd& host) noexcept {
   // In one call, whether locked or not: a second one would raise a second event, which is taken for the application's.
   // MADV_DONTNEED fails with EINVAL after its event if the application locks the memory meanwhile.

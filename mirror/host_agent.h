@@ -45,6 +45,10 @@ class HostAgent {
   // made_call().
   int move_mapping(Range from, std::uint64_t to, Expect expected, Protection protection, HostEvents& events,
                    const Userfaultfd& host) noexcept;
+  // Takes the pages of `from`, if it lies in one mapping that is registered with `host`, to `to`, in one step: an empty
+  // mapping, registered as before, is left. The whole mapping is not locked any more. -EAGAIN and -ENOENT as above;
+  // otherwise what was mapped at `to` may be gone.
+  int take_away(Range from, std::uint64_t to, HostEvents& events, const Userfaultfd& host) noexcept;
   // Whether the last call found what was expected, so that its system call was made.
   bool made_call() const noexcept { return made_call_; }
   // Drops the pages of `range`, locked ones too, if it lies in one mapping that is registered with `host`. -EAGAIN and

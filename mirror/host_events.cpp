@@ -54,8 +54,13 @@ void HostEvents::take_message(const uffd_msg& message) {
 void HostEvents::queue_event(HostEvent event) {
   if (in_operation_) {
     if (overlap(event.range, scratch_)) return;
+    if (taking_ && event.kind == HostEvent::Kind::kRemap && event.to == scratch_.start) {
+      own_next_ = target_.end();
+      return;
+    }
     // One event for each mapping in the target, in ascending order.
-    if (event.kind == HostEvent::Kind::kUnmap && event.range.start == own_next_ && event.range.end() <= target_.end()) {
+    if (!taking_ && event.kind == HostEvent::Kind::kUnmap && event.range.start == own_next_ &&
+        event.range.end() <= target_.end()) {
       own_next_ = event.range.end();
       own_place_ = events_.size();
       return;
@@ -108,9 +113,15 @@ void HostEvents::wait_settled_slowly() noexcept {
 
 void HostEvents::begin_operation(Range target, Range scratch) {
   in_operation_ = true;
+  taking_ = false;
   own_next_ = target.start;
   target_ = target;
   scratch_ = scratch;
+}
+
+void HostEvents::begin_taking(Range target, Range scratch) {
+  begin_operation(target, scratch);
+  taking_ = true;
 }
 
 bool HostEvents::end_operation(bool made) {

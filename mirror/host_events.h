@@ -66,6 +66,9 @@ class HostEvents {
   // place.
   void begin_operation(Range target, Range scratch);
   bool end_operation(bool made = true);
+  // Between this call and end_operation() the host agent takes the pages of `target` to `scratch`: the event of that is
+  // recognised and not queued. end_operation says whether it was seen; if not, `target` was not registered.
+  void begin_taking(Range target, Range scratch);
 
   // How many events are read and not applied. The next one that is read will have this number.
   std::size_t queued() const { return events_.size(); }
@@ -88,6 +91,7 @@ class HostEvents {
 
   bool held_ = false;
   bool in_operation_ = false;
+  bool taking_ = false;         // the target's pages away, not its mapping
   std::uint64_t own_next_ = 0;  // the target's own events have been seen up to here
   std::size_t own_place_ = 0;   // where in the queue they would be
   Range target_{0, 0};

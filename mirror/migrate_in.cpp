@@ -335,13 +335,13 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
   } else if (error == 0 && events_.pending_on(range)) {
     error = -EAGAIN;
   } else if (error == 0 && copied != 0) {
-    error = discard(range);
-    discarded = agent_.made_call();
+    error = discard(range, &discarded);
   }
   if (error != 0) {
     const PageMask lost = discarded ? lost_pages(block, run, present) : PageMask();
     for (PageRun part = lost.next_run(0); part.count != 0; part = lost.next_run(part.end())) {
       block.host_to_device(device.index, part);
+      grant(device, block.range(part), Access::kReadWrite);  // nobody else will: they are where they should be
     }
     const PageMask kept = PageMask(run) & ~lost;
     for (PageRun part = kept.next_run(0); part.count != 0; part = kept.next_run(part.end())) {

@@ -259,7 +259,8 @@ class Migrator {
   Verdict end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
   Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
-  int discard(Range range) noexcept;
+  int discard(Range range, bool* in_part = nullptr) noexcept;
+  int throw_away(Range range) noexcept;
   void forget_own_removals(Range range, std::size_t number) noexcept;
   // The application's page of which devices have copies is to be the only one: those go, and those around it.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
@@ -389,6 +390,7 @@ class Migrator {
   int replace_mapping(Range range, HostAgent::Expect expected, AttachedDevice* sharer) noexcept;
   int make_scratch(Range range, int protection, AttachedDevice* sharer) noexcept;
   void drop_scratch(std::uint64_t size) noexcept;
+  void give_back(Range range) noexcept;
   int move_scratch(Range range, HostAgent::Expect expected, HostAgent::Protection protection,
                    bool* replaced_ours) noexcept;
   int take_back_mapping(Range range, int protection) noexcept;
