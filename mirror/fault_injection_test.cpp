@@ -338,6 +338,7 @@ TEST_F(FaultInjectionTest, WhatSomebodyElseHasGotIsNotDiscarded) {
   static AddressSpace* space;
   static std::atomic<bool> to_be_unmapped;
   static std::atomic<bool> replaced;
+  static std::atomic<bool> stop;
   auto opened = AddressSpace::open();
   ASSERT_TRUE(opened.has_value());
   space = &*opened;
@@ -350,8 +351,7 @@ TEST_F(FaultInjectionTest, WhatSomebodyElseHasGotIsNotDiscarded) {
     TestMemory own(1);
     memory = &own;
     *own.word(0) = 5;
-    to_be_unmapped = replaced = false;
-    std::atomic<bool> stop{false};
+    to_be_unmapped = replaced = stop = false;
     std::thread unmapper([&] {
       while (!stop && !to_be_unmapped) std::this_thread::yield();
       if (to_be_unmapped) munmap(own.data(), kPageSize);
@@ -359,7 +359,7 @@ TEST_F(FaultInjectionTest, WhatSomebodyElseHasGotIsNotDiscarded) {
     before_call(step, [] {
       const auto address = reinterpret_cast<std::uint64_t>(memory->data());
       to_be_unmapped = true;
-      for (unsigned i = 0; i < 1'000'000 && space->query(address); ++i) sched_yield();
+      for (unsigned i = 0; i < 1'000'000 && !stop && space->query(address); ++i) sched_yield();
       if (mmap(memory->data(), kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
                0) != memory->data()) {
         return;
