@@ -64,6 +64,17 @@ Progress Migrator::take_out(Range source, bool skip_holes, std::uint64_t* stagin
   return take_out_to(locked, source, skip_holes);
 }
 
+// The same, past holes. *complete: there was none.
+Progress Migrator::take_out_past_holes(Range source, std::uint64_t* staging, bool* complete) noexcept {
+  // To ask first whether there are any costs less than to look for them afterwards.
+  const Progress result = take_out(source, false, staging);
+  *complete = result.error == 0;
+  if (result.error != -ENOENT) return result;
+  const Range rest{source.start + result.done, source.size - result.done};
+  const Progress more = take_out_to(*staging + result.done, rest, true);
+  return {result.done + more.done, more.error};
+}
+
 // Linux 6.18 has been seen to move a page, to try again because the page tables had changed under it, and to answer
 // that the destination exists (EEXIST): what lies there has been moved.
 Progress Migrator::take_out_to(std::uint64_t staging, Range source, bool skip_holes) noexcept {
@@ -96,11 +107,15 @@ Verdict Migrator::move_in(AttachedDevice& device, Block& block, PageRun run, uns
     }
     Range source = block.range(rest);
     std::uint64_t staging = 0;
-    auto progress = take_out(source, rest.count > 1, &staging);
+    bool complete = false;
+    auto progress =
+        rest.count == 1 ? take_out(source, false, &staging) : take_out_past_holes(source, &staging, &complete);
     PageMask present;  // relative to `page`
     if (rest.count == 1) {
       if (progress.error == 0) present.set(0U);
       if (progress.error == -ENOENT) progress = {kPageSize, 0};  // never touched: zeros
+    } else if (complete) {
+      present = PageMask(PageRun{0, rest.count});
     } else if (progress.done != 0 && space_.present_pages({staging, progress.done}, &present) != 0) {
       put_back({source.start, progress.done}, staging);
       return failed(FaultKind::kUnknown);

@@ -240,6 +240,7 @@ class Migrator {
   // `urgent`: the page of `run` that is waited for; it is copied first.
   Verdict move_in(AttachedDevice& device, Block& block, PageRun run, unsigned urgent) noexcept;
   Progress take_out(Range source, bool skip_holes, std::uint64_t* staging) noexcept;
+  Progress take_out_past_holes(Range source, std::uint64_t* staging, bool* complete) noexcept;
   Progress take_out_to(std::uint64_t staging, Range source, bool skip_holes) noexcept;
   Verdict move_in_stubborn(AttachedDevice& device, Block& block, PageRun run, int error, unsigned* served) noexcept;
   Verdict wait_for_unpinning(std::uint64_t address) noexcept;
