@@ -488,6 +488,55 @@ TEST_P(NeighboursTest, OfPagesThatAreDiscarded) {
 INSTANTIATE_TEST_SUITE_P(AtTheBeginningInTheMiddleAndAtTheEnd, NeighboursTest,
                          ::testing::Combine(::testing::Values(0, 4, 9), ::testing::Bool()));
 
+// A mapping moves over another one, at each step of a fault there after which nothing needs to be watched any more. The
+// mirror does not know yet, and must not leave off watching what has come.
+TEST_F(FaultInjectionTest, WhatHasMovedIsWatchedAtAnyStep) {
+  SKIP_WITHOUT_MOVE();
+  static std::atomic<bool> wanted;
+  static std::atomic<bool> stop;
+  static AddressSpace* space;
+  static char* from;
+  auto opened = AddressSpace::open();
+  ASSERT_TRUE(opened.has_value());
+  space = &*opened;
+  unsigned moved = 0;
+  unsigned lost = 0;
+  for (std::uint64_t step = 0; step < 16; ++step) {
+    ASSERT_NO_FATAL_FAILURE(start({}));
+    TestMemory source(4);
+    TestMemory target(4);
+    from = source.data();
+    for (std::size_t page = 0; page < 4; ++page) device_.store(source.word(page), std::uint64_t{page + 1});
+    device_.store(target.word(0), std::uint64_t{9});
+    ASSERT_EQ(*target.word(0), 9U);
+    wanted = stop = false;
+    std::thread mover([&] {
+      while (!stop && !wanted) std::this_thread::yield();
+      if (!wanted) return;
+      EXPECT_EQ(mremap(source.data(), source.size(), source.size(), MREMAP_MAYMOVE | MREMAP_FIXED, target.data()),
+                target.data());
+    });
+    before_call(step, [] {
+      wanted = !stop;
+      const auto address = reinterpret_cast<std::uint64_t>(from);
+      for (unsigned i = 0; i < 1'000'000 && !stop && space->query(address); ++i) sched_yield();
+    });
+    (void)std::atomic_ref(*target.word(3)).load();  // never touched, or moved there
+    stop = true;
+    mover.join();
+    inject_nothing();
+    moved += wanted;
+    bool kept = true;
+    for (std::size_t page = 0; page < 4 && wanted; ++page) {
+      kept = kept && *target.word(page) == page + 1 && device_.load(target.word(page)) == page + 1;
+    }
+    lost += !kept;
+    mirror_.reset();
+  }
+  EXPECT_LE(lost, kInTheGap);
+  EXPECT_GT(moved, 2U);
+}
+
 // --- features that a kernel lacks
 
 TEST_F(FaultInjectionTest, KernelWithoutMove) {

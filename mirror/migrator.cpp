@@ -207,6 +207,12 @@ void Migrator::moved(Range from, std::uint64_t to) noexcept {
       grown_suspects_.push_back(block.range(all).end() + distance);
     }
     end_coherent_sharing(block, PageMask(all));
+    // The registration has come along, unless we have ended that of what was mapped there before, not knowing yet.
+    const PageMask tracked = block.registered() & ~block.coherent() & PageMask(all);
+    for (PageRun run = tracked.next_run(0); run.count != 0; run = tracked.next_run(run.end())) {
+      (void)host_.register_range({block.range(run).start + distance, run.count * kPageSize},
+                                 kTrackMissing | kTrackWrites);
+    }
     PageMask kept;  // device pages that are still shown by the application's mapping at the new address
     for (unsigned page = all.first; page < all.end(); ++page) {
       Range old_range = block.range(PageRun{page, 1});
