@@ -535,7 +535,7 @@ TEST_F(FaultInjectionTest, WhatHasMovedIsWatchedAtAnyStep) {
     lost += !kept;
     mirror_.reset();
   }
-  // In the last step nothing can be noticed any more. In the others all were lost before.
+  // In the last step nothing can be noticed any more. Of all, three of four were lost before (and one of three since).
   EXPECT_LE(lost * 4, moved * 3);
   EXPECT_GT(moved, kRounds / 2);
 }
