@@ -16,7 +16,7 @@
 //   code              shared, read-write            shared, read-write-execute kernels
 //   pinned            private                       not mapped                 stacks and data of A's pinned threads
 //   staging           private                       not mapped                 pages in transit (UFFDIO_MOVE)
-//   views             on demand                     not mapped                 where the mirror makes mappings before it moves them
+//   views             on demand                     not mapped                 where the mirror makes mappings before it moves them, and sees blocks of device memory that it fills
 //   units             reserved, no access           private                    stacks and local memory of compute units
 #pragma once
 

@@ -18,9 +18,6 @@
 namespace mirrorcl::device {
 
 class Mmu {
-  static constexpr unsigned kFewWithout = 8;
-  static constexpr unsigned kManyWithout = 4096;
-
  public:
   // `memory`: the device memory file; stays the caller's. `tables`: LargeBlocks::kBytes of zeros; `view`: 2 MiB of
   // address space; both are nobody else's, and never migrate.
@@ -75,6 +72,9 @@ class Mmu {
   using Large = LargeBlocks::Block;
   static constexpr std::uint64_t kAllFaults =
       UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP;
+  // Blocks that do without a huge page after the kernel had none, the first time and at most.
+  static constexpr unsigned kFewWithout = 8;
+  static constexpr unsigned kManyWithout = 4096;
   static mirror::PageRun pages_of(mirror::Range range) noexcept;
   // Calls what(Range, Large*) for `range`, or for each part of it in a block of its own if there are large ones.
   template <typename What>
