@@ -22,7 +22,9 @@ inline long futex_wait(FutexWord* word, std::uint32_t expected, std::int64_t tim
 }
 
 // Wakes up to `count` sleepers; returns how many.
-inline long futex_wake(FutexWord* word, int count) noexcept { return raw_syscall(SYS_futex, word, FUTEX_WAKE, count); }
+inline long futex_wake(FutexWord* word, int count) noexcept {
+  return raw_syscall(SYS_futex, word, FUTEX_WAKE, count);
+}
 
 // The same among the threads of this process, for a word in memory that the mirror may move or make coherent meanwhile:
 // the kernel files private futexes under their address alone, while std::atomic's wait uses the other kind, whose
@@ -34,6 +36,8 @@ inline long private_futex_wake(FutexWord* word, int count) noexcept {
   return raw_syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count);
 }
 
-inline void cpu_relax() noexcept { __builtin_ia32_pause(); }
+inline void cpu_relax() noexcept {
+  __builtin_ia32_pause();
+}
 
 }  // namespace mirrorcl

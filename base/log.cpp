@@ -31,15 +31,13 @@ void init_log() {
   log_warning("MIRRORCL_LOG={} is not one of off, error, warning, info, debug, trace; using warning", wanted);
 }
 
-LogLevel log_level() noexcept { return g_level; }
+LogLevel log_level() noexcept {
+  return g_level;
+}
 
 void write_log_line(LogLevel level, const char* text, std::size_t size) noexcept {
-  constexpr std::array<std::string_view, 6> kPrefixes = {"",
-                                                         "mirrorcl: error: ",
-                                                         "mirrorcl: warning: ",
-                                                         "mirrorcl: info: ",
-                                                         "mirrorcl: debug: ",
-                                                         "mirrorcl: trace: "};
+  constexpr std::array<std::string_view, 6> kPrefixes = {
+      "", "mirrorcl: error: ", "mirrorcl: warning: ", "mirrorcl: info: ", "mirrorcl: debug: ", "mirrorcl: trace: "};
   std::string_view prefix = kPrefixes[static_cast<std::size_t>(level)];
   char newline = '\n';
   iovec parts[3] = {{const_cast<char*>(prefix.data()), prefix.size()}, {const_cast<char*>(text), size}, {&newline, 1}};

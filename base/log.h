@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The log: lines on standard error, chosen by MIRRORCL_LOG=off|error|warning|info|debug|trace (default: warning).
-// A line is formatted into a buffer on the stack and written with one raw write(2): no allocation, no lock and no stdio, so
-// that the pinned threads of mirror/ may log too. Longer lines are cut at 1,000 bytes.
+// A line is formatted into a buffer on the stack and written with one raw write(2): no allocation, no lock and no
+// stdio, so that the pinned threads of mirror/ may log too. Longer lines are cut at 1,000 bytes.
 #pragma once
 
 #include <fmt/format.h>

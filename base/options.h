@@ -19,7 +19,7 @@ struct Options {
   DeviceKind device = DeviceKind::kAuto;  // MIRRORCL_DEVICE: auto, mirrored or ats
   std::uint32_t devices = 1;              // MIRRORCL_DEVICES: how many devices the platform has, at least 1
   std::uint32_t compute_units = 0;        // MIRRORCL_COMPUTE_UNITS: 0 = the CPUs this process may run on
-  std::uint64_t device_memory = 0;        // MIRRORCL_DEVICE_MEMORY: bytes (K, M, G suffixes); 0 = half of what the process may use
+  std::uint64_t device_memory = 0;        // MIRRORCL_DEVICE_MEMORY: bytes (K, M, G); 0 = half of what may be used
   std::uint64_t spare_memory = 0;         // MIRRORCL_SPARE_MEMORY: bytes kept at most for pages that come home
   bool private_memory = false;            // MIRRORCL_DEVICE_MEMORY_KIND=private: the CPU does not map device memory
   // MIRRORCL_DEVICE_MEMORY_NODE: a NUMA node's number, or one of these

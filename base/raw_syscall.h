@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// System calls without libc: for the firmware, which has none, and for the pinned threads of mirror/, which must not touch
-// libc's data or errno (both can lie in memory that migrates). The result is the kernel's own: >= 0, or -errno.
+// System calls without libc: for the firmware, which has none, and for the pinned threads of mirror/, which must not
+// touch libc's data or errno (both can lie in memory that migrates). The result is the kernel's own: >= 0, or -errno.
 #pragma once
 
 #include <sys/syscall.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Result<T>: a value, or an Error that says in one sentence what could not be had and why. The only way in which failure
-// travels inside MirrorCL; no exceptions cross a folder's interface. The interface is that of std::expected (C++23).
+// Result<T>: a value, or an Error that says in one sentence what could not be had and why. The only way in which
+// failure travels inside MirrorCL; no exceptions cross a folder's interface. The interface is that of std::expected
+// (C++23).
 #pragma once
 
 #include <string>
@@ -12,14 +13,14 @@ namespace mirrorcl {
 // Why something could not be done, in terms that a caller can act on. The OpenCL layer maps these to the code that the
 // specification names for the call at hand.
 enum class ErrorCode {
-  kInvalidArgument,     // the caller's value is wrong
-  kNotSupported,        // this kernel, permission set or PoCL cannot do it; the message names what is missing
-  kOutOfHostMemory,     // host allocation failed
-  kOutOfDeviceMemory,   // device memory or window space is used up
-  kDeviceLost,          // the device process died
-  kCompilerLost,        // the compiler service died or cannot be started
-  kBuildFailed,         // the program is wrong; the build log says where
-  kSystem,              // an unexpected system-call failure; the message holds errno's text
+  kInvalidArgument,    // the caller's value is wrong
+  kNotSupported,       // this kernel, permission set or PoCL cannot do it; the message names what is missing
+  kOutOfHostMemory,    // host allocation failed
+  kOutOfDeviceMemory,  // device memory or window space is used up
+  kDeviceLost,         // the device process died
+  kCompilerLost,       // the compiler service died or cannot be started
+  kBuildFailed,        // the program is wrong; the build log says where
+  kSystem,             // an unexpected system-call failure; the message holds errno's text
 };
 
 struct Error {

@@ -38,8 +38,8 @@ using SharingEntry = void (*)(std::uint64_t argument);
 
 // Starts an orphan as spawn_detached does, which however runs no program of its own but `entry(argument)`, in the
 // caller's memory and with a table of descriptors, signal handlers (all at their defaults), limits and credentials of
-// its own: faults of either process are its own affair. All signals of the application are blocked in it. It lives until it exits, also
-// beyond the caller, whose memory it then keeps.
+// its own: faults of either process are its own affair. All signals of the application are blocked in it. It lives
+// until it exits, also beyond the caller, whose memory it then keeps.
 //
 // `entry` begins on the stack below `stack_top` and with the thread-local storage of the calling thread, which it must
 // leave alone, and so everything of libc; the stack is its for good. Errors: kSystem, with the call that failed.

@@ -42,7 +42,8 @@ inline cl_int check_range(cl_mem buffer, std::size_t offset, std::size_t size) n
   return offset <= buffer->size() && size <= buffer->size() - offset ? CL_SUCCESS : CL_INVALID_VALUE;
 }
 
-// The end of a clEnqueue... function: enqueues `command`, hands out its event if one is asked for, waits if it is a blocking call.
+// The end of a clEnqueue... function: enqueues `command`, hands out its event if one is asked for, waits if it is a
+// blocking call.
 inline cl_int enqueue(cl_command_queue queue, _cl_event* command, cl_uint count, const cl_event* list, cl_event* event,
                       bool blocking = false) {
   const std::span<const cl_event> wait_list(list, count);
@@ -57,7 +58,8 @@ inline cl_int enqueue(cl_command_queue queue, _cl_event* command, cl_uint count,
   return status < 0 ? status : CL_SUCCESS;
 }
 
-// The same for a command of host work. Copies of up to this many bytes are done by the enqueuing thread when nothing is before them.
+// The same for a command of host work. Copies of up to this many bytes are done by the enqueuing thread when nothing is
+// before them.
 inline constexpr std::size_t kShortBytes = 16 * 1024;
 
 inline _cl_event* make_host_command(cl_command_queue queue, cl_command_type type, std::size_t bytes, HostWork work) {

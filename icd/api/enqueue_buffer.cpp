@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Commands on buffers: OpenCL 3.0, 5.2.2 (read, write, copy), 5.2.3 (fill), 5.2.4 (map), 5.5.2 (unmap), 5.5.4 (migrate).
+// Commands on buffers: OpenCL 3.0, 5.2.2 (read, write, copy), 5.2.3 (fill), 5.2.4 (map), 5.5.2 (unmap), 5.5.4
+// (migrate).
 #include <CL/cl.h>
 
 #include <array>
@@ -19,22 +20,22 @@ constexpr cl_mem_flags kNoHostWrite = CL_MEM_HOST_READ_ONLY | CL_MEM_HOST_NO_ACC
 enum class Direction { kToHost, kToBuffer };
 
 // clEnqueueReadBuffer and clEnqueueWriteBuffer. `pointer` is written to only for kToHost.
-cl_int transfer(Direction direction, cl_command_queue queue, cl_mem buffer, cl_bool blocking, size_t offset, size_t size,
-                void* pointer, cl_uint count, const cl_event* list, cl_event* event) {
+cl_int transfer(Direction direction, cl_command_queue queue, cl_mem buffer, cl_bool blocking, size_t offset,
+                size_t size, void* pointer, cl_uint count, const cl_event* list, cl_event* event) {
   const bool to_host = direction == Direction::kToHost;
   MIRRORCL_TRY(check_queue(queue, count, list));
   MIRRORCL_TRY(check_buffer(queue, buffer));
   MIRRORCL_GUARD(pointer != nullptr, CL_INVALID_VALUE);
   MIRRORCL_TRY(check_range(buffer, offset, size));
   MIRRORCL_GUARD((buffer->flags() & (to_host ? kNoHostRead : kNoHostWrite)) == 0, CL_INVALID_OPERATION);
-  auto* command = make_host_command(
-      queue, to_host ? CL_COMMAND_READ_BUFFER : CL_COMMAND_WRITE_BUFFER, size,
-      [to_host, memory = Ref<_cl_mem>(buffer), offset, size, pointer] {
-        std::byte* place = memory->address() + offset;
-        // The same memory if the buffer was made over it (CL_MEM_USE_HOST_PTR).
-        if (place != pointer) std::memmove(to_host ? pointer : place, to_host ? place : pointer, size);
-        return CL_COMPLETE;
-      });
+  auto* command = make_host_command(queue, to_host ? CL_COMMAND_READ_BUFFER : CL_COMMAND_WRITE_BUFFER, size,
+                                    [to_host, memory = Ref<_cl_mem>(buffer), offset, size, pointer] {
+                                      std::byte* place = memory->address() + offset;
+                                      // The same memory if the buffer was made over it (CL_MEM_USE_HOST_PTR).
+                                      if (place != pointer)
+                                        std::memmove(to_host ? pointer : place, to_host ? place : pointer, size);
+                                      return CL_COMPLETE;
+                                    });
   return enqueue(queue, command, count, list, event, blocking != CL_FALSE);
 }
 
@@ -81,7 +82,9 @@ cl_int transfer_box(Direction direction, cl_command_queue queue, cl_mem buffer, 
 }
 
 // The buffer that holds the storage: the parent of a sub-buffer.
-cl_mem root_of(cl_mem buffer) { return buffer->parent() != nullptr ? buffer->parent() : buffer; }
+cl_mem root_of(cl_mem buffer) {
+  return buffer->parent() != nullptr ? buffer->parent() : buffer;
+}
 
 }  // namespace
 
@@ -147,26 +150,23 @@ CL_API_ENTRY cl_int CL_API_CALL clEnqueueCopyBuffer(cl_command_queue command_que
     MIRRORCL_TRY(check_range(dst_buffer, dst_offset, size));
     const std::byte* source = src_buffer->address() + src_offset;
     std::byte* destination = dst_buffer->address() + dst_offset;
-    MIRRORCL_GUARD(root_of(src_buffer) != root_of(dst_buffer) || source + size <= destination ||
-                       destination + size <= source,
-                   CL_MEM_COPY_OVERLAP);
-    auto* command = make_host_command(
-        command_queue, CL_COMMAND_COPY_BUFFER, size,
-        [from = Ref<_cl_mem>(src_buffer), to = Ref<_cl_mem>(dst_buffer), source, destination, size] {
-          std::memmove(destination, source, size);
-          return CL_COMPLETE;
-        });
+    MIRRORCL_GUARD(
+        root_of(src_buffer) != root_of(dst_buffer) || source + size <= destination || destination + size <= source,
+        CL_MEM_COPY_OVERLAP);
+    auto* command =
+        make_host_command(command_queue, CL_COMMAND_COPY_BUFFER, size,
+                          [from = Ref<_cl_mem>(src_buffer), to = Ref<_cl_mem>(dst_buffer), source, destination, size] {
+                            std::memmove(destination, source, size);
+                            return CL_COMPLETE;
+                          });
     return enqueue(command_queue, command, num_events_in_wait_list, event_wait_list, event);
   });
 }
 
-CL_API_ENTRY cl_int CL_API_CALL clEnqueueCopyBufferRect(cl_command_queue command_queue, cl_mem src_buffer,
-                                                        cl_mem dst_buffer, const size_t* src_origin,
-                                                        const size_t* dst_origin, const size_t* region,
-                                                        size_t src_row_pitch, size_t src_slice_pitch,
-                                                        size_t dst_row_pitch, size_t dst_slice_pitch,
-                                                        cl_uint num_events_in_wait_list,
-                                                        const cl_event* event_wait_list, cl_event* event) {
+CL_API_ENTRY cl_int CL_API_CALL clEnqueueCopyBufferRect(
+    cl_command_queue command_queue, cl_mem src_buffer, cl_mem dst_buffer, const size_t* src_origin,
+    const size_t* dst_origin, const size_t* region, size_t src_row_pitch, size_t src_slice_pitch, size_t dst_row_pitch,
+    size_t dst_slice_pitch, cl_uint num_events_in_wait_list, const cl_event* event_wait_list, cl_event* event) {
   return call([&]() -> cl_int {
     MIRRORCL_TRY(check_queue(command_queue, num_events_in_wait_list, event_wait_list));
     MIRRORCL_TRY(check_buffer(command_queue, src_buffer));
@@ -241,7 +241,8 @@ CL_API_ENTRY void* CL_API_CALL clEnqueueMapBuffer(cl_command_queue command_queue
     MIRRORCL_TRY(check_range(buffer, offset, size));
     constexpr cl_map_flags kReadWrite = CL_MAP_READ | CL_MAP_WRITE;
     MIRRORCL_GUARD((map_flags & ~(kReadWrite | CL_MAP_WRITE_INVALIDATE_REGION)) == 0, CL_INVALID_VALUE);
-    MIRRORCL_GUARD((map_flags & CL_MAP_WRITE_INVALIDATE_REGION) == 0 || (map_flags & kReadWrite) == 0, CL_INVALID_VALUE);
+    MIRRORCL_GUARD((map_flags & CL_MAP_WRITE_INVALIDATE_REGION) == 0 || (map_flags & kReadWrite) == 0,
+                   CL_INVALID_VALUE);
     const cl_mem_flags flags = buffer->flags();
     MIRRORCL_GUARD((map_flags & CL_MAP_READ) == 0 || (flags & kNoHostRead) == 0, CL_INVALID_OPERATION);
     MIRRORCL_GUARD((map_flags & (CL_MAP_WRITE | CL_MAP_WRITE_INVALIDATE_REGION)) == 0 || (flags & kNoHostWrite) == 0,

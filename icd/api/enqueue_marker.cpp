@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Markers and barriers: OpenCL 3.0, 5.12, and their forms of OpenCL 1.x. In an in-order queue the two differ in nothing but the
-// command's type: both are complete when everything before them and in their wait list is, and what follows waits for them.
+// Markers and barriers: OpenCL 3.0, 5.12, and their forms of OpenCL 1.x. In an in-order queue the two differ in nothing
+// but the command's type: both are complete when everything before them and in their wait list is, and what follows
+// waits for them.
 #include <CL/cl.h>
 
 #include "icd/api/enqueue.h"

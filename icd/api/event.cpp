@@ -28,8 +28,12 @@ CL_API_ENTRY cl_int CL_API_CALL clSetUserEventStatus(cl_event event, cl_int exec
   });
 }
 
-CL_API_ENTRY cl_int CL_API_CALL clRetainEvent(cl_event event) { return retain_handle(event); }
-CL_API_ENTRY cl_int CL_API_CALL clReleaseEvent(cl_event event) { return release_handle(event); }
+CL_API_ENTRY cl_int CL_API_CALL clRetainEvent(cl_event event) {
+  return retain_handle(event);
+}
+CL_API_ENTRY cl_int CL_API_CALL clReleaseEvent(cl_event event) {
+  return release_handle(event);
+}
 
 CL_API_ENTRY cl_int CL_API_CALL clWaitForEvents(cl_uint num_events, const cl_event* event_list) {
   return call([&]() -> cl_int {

@@ -258,9 +258,8 @@ cl_int CL_API_CALL clCompileProgram(cl_program program, cl_uint num_devices, con
     MIRRORCL_TRY(check_compiler(*program->context(), CL_COMPILER_NOT_AVAILABLE));
     const _cl_program::DeviceSet devices = device_set(*program, num_devices, device_list);
     MIRRORCL_TRY(begin(*program, BuildKind::kCompile, options, CL_INVALID_COMPILER_OPTIONS, devices));
-    return finish(*program, pfn_notify, user_data, [program, devices, headers = std::move(headers)] {
-      return program->compile(headers, devices);
-    });
+    return finish(*program, pfn_notify, user_data,
+                  [program, devices, headers = std::move(headers)] { return program->compile(headers, devices); });
   });
 }
 
@@ -278,14 +277,14 @@ cl_program CL_API_CALL clLinkProgram(cl_context context, cl_uint num_devices, co
       MIRRORCL_VALID(input_programs[i]);
       MIRRORCL_GUARD(input_programs[i]->context() == context, CL_INVALID_PROGRAM);
     }
-    auto inputs = inputs_of(context->devices(), std::span(input_programs, num_input_programs), device_list, num_devices);
+    auto inputs =
+        inputs_of(context->devices(), std::span(input_programs, num_input_programs), device_list, num_devices);
     if (!inputs) return ClError{inputs.error()};
     MIRRORCL_TRY(check_compiler(*context, CL_LINKER_NOT_AVAILABLE));
     std::vector<cl_device_id> devices;
     for (const LinkInput& input : *inputs) devices.push_back(input.device);
     cl_program program = _cl_program::empty(*context, std::move(devices));
-    const cl_int begun =
-        begin(*program, BuildKind::kLink, options, CL_INVALID_LINKER_OPTIONS, program->all_devices());
+    const cl_int begun = begin(*program, BuildKind::kLink, options, CL_INVALID_LINKER_OPTIONS, program->all_devices());
     if (begun != CL_SUCCESS) {
       program->api_release();
       return ClError{begun};

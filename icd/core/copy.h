@@ -13,8 +13,8 @@ struct Box {
   std::size_t row_pitch = 0;    // bytes
   std::size_t slice_pitch = 0;  // bytes
 
-  // From an origin and pitches as in clEnqueueReadBufferRect; zero pitches mean tightly packed. False if a pitch is impossible
-  // for `region`.
+  // From an origin and pitches as in clEnqueueReadBufferRect; zero pitches mean tightly packed. False if a pitch is
+  // impossible for `region`.
   static bool make(const std::size_t* origin, const std::size_t* region, std::size_t row_pitch, std::size_t slice_pitch,
                    Box* box) noexcept;
   // One byte past its last, counted as `offset` is; false on overflow.

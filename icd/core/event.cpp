@@ -25,7 +25,11 @@ std::uint64_t now_ns() noexcept {
 }  // namespace mirrorcl::icd
 
 _cl_event::_cl_event(_cl_context& context)
-    : Object(context.dispatch_data()), context_(&context), shown_context_(&context), type_(CL_COMMAND_USER), shown_(true) {
+    : Object(context.dispatch_data()),
+      context_(&context),
+      shown_context_(&context),
+      type_(CL_COMMAND_USER),
+      shown_(true) {
   status_.store(CL_SUBMITTED);
 }
 
@@ -47,7 +51,9 @@ _cl_event::~_cl_event() {
   if (auto* signal = signal_.load(std::memory_order_relaxed)) queue_->hardware().destroy_signal(signal);
 }
 
-_cl_event* _cl_event::make_user(_cl_context& context) { return new _cl_event(context); }
+_cl_event* _cl_event::make_user(_cl_context& context) {
+  return new _cl_event(context);
+}
 
 cl_event _cl_event::show() noexcept {
   shown_ = true;
@@ -167,7 +173,8 @@ void _cl_event::settle_locked(cl_int status, Aftermath& after) {
   std::stable_sort(callbacks.begin(), callbacks.end(),
                    [](const Callback& a, const Callback& b) { return a.trigger > b.trigger; });
   for (auto& callback : callbacks) {
-    after.call(std::move(callback.event), callback.function, status < 0 ? status : callback.trigger, callback.user_data);
+    after.call(std::move(callback.event), callback.function, status < 0 ? status : callback.trigger,
+               callback.user_data);
   }
 }
 

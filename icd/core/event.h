@@ -59,8 +59,8 @@ enum class CommandKind : std::uint8_t {
   kHostShort,  // the same, and so short that the enqueuing thread may do it when its turn has come
 };
 
-// A status that threads wait for. It lies in the application's heap, whose pages move and become coherent: hence private
-// futexes, which std::atomic does not use.
+// A status that threads wait for. It lies in the application's heap, whose pages move and become coherent: hence
+// private futexes, which std::atomic does not use.
 class AwaitedStatus {
  public:
   explicit AwaitedStatus(cl_int status) noexcept : word_(static_cast<std::uint32_t>(status)) {}

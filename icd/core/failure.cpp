@@ -10,10 +10,12 @@
 namespace mirrorcl::icd {
 
 std::string log_failure(const _cl_kernel* kernel, std::int32_t status, const device::SignalError& error) {
-  const std::string what = kernel != nullptr ? fmt::format("kernel '{}'", kernel->image().name) : std::string("a marker");
+  const std::string what =
+      kernel != nullptr ? fmt::format("kernel '{}'", kernel->image().name) : std::string("a marker");
   std::string message;
   if (status == device::kStatusDeviceLost) {
-    message = fmt::format("{} ended because the device process died; memory is intact and the next launch starts a new one", what);
+    message = fmt::format(
+        "{} ended because the device process died; memory is intact and the next launch starts a new one", what);
   } else {
     std::string group = fmt::format("{}", error.group[0]);
     for (std::uint32_t d = 1; d < error.work_dim && d < 3; ++d) group += fmt::format(", {}", error.group[d]);
