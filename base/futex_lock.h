@@ -6,22 +6,23 @@
 #pragma once
 
 #include "base/futex.h"
+#include "base/thread_annotations.h"
 
 namespace mirrorcl {
 
-class FutexLock {
+class MIRRORCL_LOCK_TYPE("mutex") FutexLock {
  public:
-  bool try_lock() noexcept {
+  bool try_lock() noexcept MIRRORCL_TRY_ACQUIRE(true) {
     std::uint32_t expected = kFree;
     return word_.compare_exchange_strong(expected, kHeld, std::memory_order_acquire, std::memory_order_relaxed);
   }
 
-  void lock() noexcept {
+  void lock() noexcept MIRRORCL_ACQUIRE() {
     if (try_lock()) return;
     while (word_.exchange(kContended, std::memory_order_acquire) != kFree) futex_wait(&word_, kContended);
   }
 
-  void unlock() noexcept {
+  void unlock() noexcept MIRRORCL_RELEASE() {
     if (word_.exchange(kFree, std::memory_order_release) == kContended) futex_wake(&word_, 1);
   }
 

@@ -17,6 +17,7 @@
 #include <system_error>
 
 #include "base/log.h"
+#include "base/mutex.h"
 #include "base/options.h"
 #include "base/paths.h"
 #include "base/unique_fd.h"
@@ -81,9 +82,9 @@ class ServiceClient final : public Client {
   }
 
  private:
-  // Locking: takes mutex_; builds of several threads wait here for each other.
+  // Builds of several threads wait here for each other.
   Result<Reply> ask(const Request& request) {
-    std::lock_guard lock(mutex_);
+    ScopedLock lock(mutex_);
     if (service_ == nullptr) {
       auto started = ServiceProcess::start();
       if (!started) return tl::unexpected(started.error());
@@ -101,9 +102,9 @@ class ServiceClient final : public Client {
   }
 
   // The child of a fork shares the socket with its parent: it lets go of it, and starts a service of its own when it
-  // builds. Its copy of mutex_ may be locked by a thread that it does not have.
-  void after_fork_in_child() {
-    new (&mutex_) std::mutex();
+  // builds. Its copy of mutex_ may be locked by a thread that it does not have; there is no other thread.
+  void after_fork_in_child() MIRRORCL_NO_THREAD_ANALYSIS {
+    new (&mutex_) Mutex;
     if (service_ != nullptr) service_->forget_in_child();
     service_.reset();
   }
@@ -134,8 +135,9 @@ class ServiceClient final : public Client {
   }
 
   BuildCache cache_;
-  std::mutex mutex_;
-  std::unique_ptr<ServiceProcess> service_;  // guarded by mutex_; null until the first build, and after a loss
+  Mutex mutex_;
+  // Null until the first build, and after a loss.
+  std::unique_ptr<ServiceProcess> service_ MIRRORCL_GUARDED_BY(mutex_);
 };
 
 // Whether the file holds `text`.

@@ -77,22 +77,22 @@ Binder::Binder(std::shared_ptr<const Topology> topology, PolicyTable& policies, 
     : policies_(policies), host_(host), topology_(std::move(topology)) {}
 
 void Binder::set_topology(std::shared_ptr<const Topology> topology) {
-  std::scoped_lock lock(configuration_mutex_);
+  ScopedLock lock(configuration_mutex_);
   topology_ = std::move(topology);
 }
 
 std::shared_ptr<const Topology> Binder::topology() const {
-  std::shared_lock lock(configuration_mutex_);
+  ScopedSharedLock lock(configuration_mutex_);
   return topology_;
 }
 
 void Binder::add_device(DeviceMemory& device) {
-  std::scoped_lock lock(configuration_mutex_);
+  ScopedLock lock(configuration_mutex_);
   devices_.push_back(&device);
 }
 
 void Binder::remove_device(DeviceMemory& device) {
-  std::scoped_lock lock(configuration_mutex_);
+  ScopedLock lock(configuration_mutex_);
   std::erase(devices_, &device);
 }
 
@@ -106,7 +106,7 @@ void Binder::after_fork_in_parent() {
 
 void Binder::after_fork_in_child() {
   // Locked by a thread whose number is another here. Nobody else exists.
-  new (&configuration_mutex_) std::shared_mutex;
+  new (&configuration_mutex_) SharedMutex;
   devices_.clear();
   policies_.reset_in_child();
 }
@@ -123,7 +123,7 @@ int Binder::View::node(Uid target) const noexcept {
 
 int Binder::hbind(const hbind_params* params) {
   try {
-    std::shared_lock lock(configuration_mutex_);
+    ScopedSharedLock lock(configuration_mutex_);
     View view{*topology_, devices_};
     HbindCall call;
     if (int error = validate(view, params, &call); error != 0) return error;
@@ -242,7 +242,7 @@ int Binder::execute(const View& view, const HbindCall& call, const HbindCommand&
 template <typename Change>
 int Binder::change_policy(const View& view, AddressRange range, ForKernel for_kernel, const Change& change) {
   for (DeviceMemory* device : view.devices) device->settle();
-  std::scoped_lock lock(policy_mutex_);
+  ScopedLock lock(policy_mutex_);
   std::vector<OwnedPolicy> before = policies_in(policies_, range);
   int error = change();
   if (error == 0 && for_kernel == ForKernel::kYes) {
@@ -321,7 +321,7 @@ int Binder::places_of(const View& view, AddressRange range, std::span<Uid> place
 
 int Binder::residency(AddressRange range, std::span<Uid> places) const {
   try {
-    std::shared_lock lock(configuration_mutex_);
+    ScopedSharedLock lock(configuration_mutex_);
     View view{*topology_, devices_};
     return for_parts(range, [&](AddressRange part) {
       return places_of(view, part, places.subspan((part.start - range.start) / kPageSize, part.size() / kPageSize));

@@ -6,11 +6,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <shared_mutex>
 #include <span>
 #include <vector>
 
+#include "base/mutex.h"
 #include "hms/device_memory.h"
 #include "hms/hbind.h"
 #include "hms/host_memory.h"
@@ -48,9 +47,9 @@ class HMS_API Binder {
   void remove_device(DeviceMemory& device);
 
   // For pthread_atfork(). A fork waits for calls that run; the child has no devices and an empty table.
-  void before_fork();
-  void after_fork_in_parent();
-  void after_fork_in_child();
+  void before_fork() MIRRORCL_ACQUIRE(configuration_mutex_);
+  void after_fork_in_parent() MIRRORCL_RELEASE(configuration_mutex_);
+  void after_fork_in_child() MIRRORCL_NO_THREAD_ANALYSIS;  // there is one thread
 
   // 0 or -errno, as hbind.h says. Locking: any thread.
   int hbind(const hbind_params* params);
@@ -94,10 +93,10 @@ class HMS_API Binder {
 
   PolicyTable& policies_;
   HostMemory& host_;
-  mutable std::shared_mutex configuration_mutex_;  // held shared by every call
-  std::shared_ptr<const Topology> topology_;
-  std::vector<DeviceMemory*> devices_;
-  std::mutex policy_mutex_;  // a change in the table and the kernel's share of it are one
+  mutable SharedMutex configuration_mutex_;  // held shared by every call
+  std::shared_ptr<const Topology> topology_ MIRRORCL_GUARDED_BY(configuration_mutex_);
+  std::vector<DeviceMemory*> devices_ MIRRORCL_GUARDED_BY(configuration_mutex_);
+  Mutex policy_mutex_;  // a change in the table and the kernel's share of it are one
 };
 
 }  // namespace mirrorcl::hms

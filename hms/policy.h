@@ -169,13 +169,13 @@ class HMS_API PolicyTable {
     if (node.range.start < range.end && range.start < node.range.end) visit(node);
     if (node.range.end < range.end) visit_nodes(node.right, range, visit);
   }
-  void lock() noexcept;
-  void unlock() noexcept;
+  void lock() noexcept MIRRORCL_ACQUIRE(lock_);
+  void unlock() noexcept MIRRORCL_RELEASE(lock_);
   bool drops_pending() const noexcept;
   // False if a look at `range` finds no policy. Notifier.
   bool may_have_policy(AddressRange range) const noexcept;
-  void apply_pending_drops() noexcept;
-  void drop_locked(AddressRange range) noexcept;
+  void apply_pending_drops() noexcept MIRRORCL_REQUIRES(lock_);
+  void drop_locked(AddressRange range) noexcept MIRRORCL_REQUIRES(lock_);
   void wait_for_readers() noexcept;
 
   std::pmr::memory_resource* memory_;

@@ -7,10 +7,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <memory>
 #include <memory_resource>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <thread>
@@ -18,6 +16,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/mutex.h"
 #include "hms/load.h"
 #include "hms/query.h"
 
@@ -30,8 +29,8 @@ constexpr std::size_t kPolicyMemory = std::size_t{16} << 20;
 struct Process {
   // Held while the binder is made, but not while anybody joins: who starts a device takes locks then that other
   // libraries' fork handlers hold, and a fork waits for this one last.
-  std::mutex mutex;
-  std::condition_variable joined;  // notified when joining ends
+  Mutex mutex;
+  ConditionVariable joined;        // notified when joining ends
   std::atomic<bool> ready{false};  // the binder is there, and everybody has joined
   // Guarded by the mutex, but for the result once ready.
   std::optional<Result<Binder*>> result;
@@ -49,19 +48,20 @@ Process& process() {
   return *instance;
 }
 
-void before_fork() {
+// What is taken before a fork is let go after it.
+void before_fork() MIRRORCL_NO_THREAD_ANALYSIS {
   process().mutex.lock();
   if (process().binder != nullptr) process().binder->before_fork();
 }
-void after_fork_in_parent() {
+void after_fork_in_parent() MIRRORCL_NO_THREAD_ANALYSIS {
   if (process().binder != nullptr) process().binder->after_fork_in_parent();
   process().mutex.unlock();
 }
 void after_fork_in_child() {
   if (process().binder != nullptr) process().binder->after_fork_in_child();
   Process& p = process();
-  new (&p.mutex) std::mutex;
-  new (&p.joined) std::condition_variable;
+  new (&p.mutex) Mutex;
+  new (&p.joined) ConditionVariable;
   // Who was just joining does not exist here, and no device can be had any more.
   p.joining = {};
   p.joiners.clear();
@@ -88,16 +88,14 @@ Result<Binder*> start() {
   return p.binder.get();
 }
 
-// Locking: the mutex, which is open while somebody joins.
-void let_join(Binder& binder, std::unique_lock<std::mutex>& lock) {
-  Process& p = process();
+// The mutex is open while somebody joins.
+void let_join(Process& p, Binder& binder) MIRRORCL_REQUIRES(p.mutex) {
   p.joining = std::this_thread::get_id();
   while (!p.joiners.empty()) {
     auto* join = p.joiners.back();
     p.joiners.pop_back();
-    lock.unlock();
+    ScopedUnlock unlock(p.mutex);
     join(binder);
-    lock.lock();
   }
   p.joining = {};
   p.ready.store(true, std::memory_order_release);
@@ -183,14 +181,14 @@ Result<void> link_memory(Topology& result, const Topology& before, const Process
 Result<Binder*> process_binder() {
   Process& p = process();
   if (p.ready.load(std::memory_order_acquire)) return *p.result;
-  std::unique_lock lock(p.mutex);
+  ScopedLock lock(p.mutex);
   if (!p.result) p.result.emplace(start());
   while (*p.result && !p.ready.load(std::memory_order_relaxed)) {
     if (p.joining == std::this_thread::get_id()) break;  // who joins asks for it
     if (p.joining == std::thread::id()) {
-      let_join(***p.result, lock);
+      let_join(p, ***p.result);
     } else {
-      p.joined.wait(lock);
+      p.joined.wait(p.mutex);
     }
   }
   return *p.result;
@@ -198,7 +196,7 @@ Result<Binder*> process_binder() {
 
 void on_process_binder(void (*join)(Binder& binder)) {
   Process& p = process();
-  std::scoped_lock lock(p.mutex);
+  ScopedLock lock(p.mutex);
   p.joiners.push_back(join);
   p.ready.store(false, std::memory_order_release);
 }

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <mutex>
 #include <new>
 #include <utility>
 
@@ -20,7 +19,7 @@
 namespace mirrorcl::mirror {
 namespace {
 
-std::mutex g_start;
+Mutex g_start;
 // The running mirror; null before it starts, after it ends, and in a forked child. In the driver's own segment, which
 // never migrates.
 std::atomic<ServiceThread*> g_service{nullptr};
@@ -187,8 +186,9 @@ class MirrorHandle final : public Mirror {
   bool alive() const noexcept { return g_service.load(std::memory_order_relaxed) == service_; }
 
   ServiceThread* service_;
-  std::mutex publish_;                                            // one at a time
-  std::array<const DeviceOperations*, kMaxDevices> published_{};  // by index; null: none
+  Mutex publish_;  // one at a time
+  // By index; null: none.
+  std::array<const DeviceOperations*, kMaxDevices> published_ MIRRORCL_GUARDED_BY(publish_){};
 };
 
 }  // namespace

@@ -5,7 +5,8 @@
 
 #include <cassert>
 #include <cstdint>
-#include <mutex>
+
+#include "base/mutex.h"
 
 namespace mirrorcl::mirror {
 
@@ -35,13 +36,16 @@ class OrderedScope {
   OrderedScope& operator=(const OrderedScope&) = delete;
 };
 
-class OrderedLock {
+class MIRRORCL_SCOPED_LOCK_TYPE OrderedLock {
  public:
-  OrderedLock(std::mutex& mutex, LockOrder order) : scope_(order), lock_(mutex) {}
+  OrderedLock(Mutex& mutex, LockOrder order) MIRRORCL_ACQUIRE(mutex) : scope_(order), mutex_(mutex) { mutex_.lock(); }
+  ~OrderedLock() MIRRORCL_RELEASE() { mutex_.unlock(); }
+  OrderedLock(const OrderedLock&) = delete;
+  OrderedLock& operator=(const OrderedLock&) = delete;
 
  private:
   OrderedScope scope_;
-  std::scoped_lock<std::mutex> lock_;
+  Mutex& mutex_;
 };
 
 }  // namespace mirrorcl::mirror

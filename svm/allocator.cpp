@@ -3,10 +3,10 @@
 
 #include <bit>
 #include <map>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "device/cpu/cpu_device.h"
 #include "svm/pool.h"
 
@@ -28,8 +28,8 @@ class PoolAllocator final : public Allocator {
   void visit_resident(mirror::Range range,
                       const std::function<void(mirror::Range run, Place place)>& visit) const override;
 
-  // Made when somebody first wants memory there. Locking: mutex_, but for create().
-  Result<Pool*> pool(Place place);
+  // Has the pool of `place` made, or says why it cannot be had.
+  Result<void> prepare(Place place);
 
  private:
   struct Live {
@@ -38,12 +38,14 @@ class PoolAllocator final : public Allocator {
     Place place;
   };
 
+  // Made when somebody first wants memory there.
+  Result<Pool*> pool(Place place) MIRRORCL_REQUIRES(mutex_);
+
   const std::vector<device::CpuDevice*> devices_;
   hms::HostMemory& host_;
-  mutable std::mutex mutex_;
-  // Guarded by mutex_.
-  std::map<Place, Pool> pools_;
-  std::map<std::uint64_t, Live> pieces_;  // every live allocation by its address
+  mutable Mutex mutex_;
+  std::map<Place, Pool> pools_ MIRRORCL_GUARDED_BY(mutex_);
+  std::map<std::uint64_t, Live> pieces_ MIRRORCL_GUARDED_BY(mutex_);  // every live allocation by its address
 };
 
 Result<Pool*> PoolAllocator::pool(Place place) {
@@ -54,6 +56,12 @@ Result<Pool*> PoolAllocator::pool(Place place) {
   return &pools_.try_emplace(place, std::move(*source)).first->second;
 }
 
+Result<void> PoolAllocator::prepare(Place place) {
+  ScopedLock lock(mutex_);
+  auto made = pool(place);
+  return made ? Result<void>() : tl::unexpected(made.error());
+}
+
 Result<void*> PoolAllocator::allocate(std::size_t bytes, std::size_t alignment, Place place) {
   if (bytes == 0) return fail(ErrorCode::kInvalidArgument, "an allocation of no bytes was asked for");
   if (alignment == 0) alignment = kMinAlignment;
@@ -61,7 +69,7 @@ Result<void*> PoolAllocator::allocate(std::size_t bytes, std::size_t alignment, 
     return fail(ErrorCode::kInvalidArgument,
                 "alignment " + std::to_string(alignment) + " is not a power of two up to 2 MiB");
   }
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   auto pool = this->pool(place);
   if (!pool) return tl::unexpected(pool.error());
   auto piece = (*pool)->take(bytes, alignment);
@@ -71,7 +79,7 @@ Result<void*> PoolAllocator::allocate(std::size_t bytes, std::size_t alignment, 
 }
 
 bool PoolAllocator::free(void* pointer) noexcept {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   const auto found = pieces_.find(reinterpret_cast<std::uint64_t>(pointer));
   if (found == pieces_.end()) return false;
   const auto [start, piece] = *found;
@@ -82,7 +90,7 @@ bool PoolAllocator::free(void* pointer) noexcept {
 
 std::optional<Allocation> PoolAllocator::find(const void* address) const noexcept {
   const auto wanted = reinterpret_cast<std::uint64_t>(address);
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   auto next = pieces_.upper_bound(wanted);
   if (next == pieces_.begin()) return std::nullopt;
   const auto& [start, piece] = *std::prev(next);
@@ -91,14 +99,14 @@ std::optional<Allocation> PoolAllocator::find(const void* address) const noexcep
 }
 
 std::uint64_t PoolAllocator::bytes_allocated() const noexcept {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   std::uint64_t sum = 0;
   for (const auto& [place, pool] : pools_) sum += pool.bytes_taken();
   return sum;
 }
 
 std::optional<std::uint64_t> PoolAllocator::free_bytes(Place place) const {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   const auto pool = pools_.find(place);
   if (pool != pools_.end()) return pool->second.free_bytes();
   // Nothing has been allocated there yet.
@@ -109,7 +117,7 @@ std::optional<std::uint64_t> PoolAllocator::free_bytes(Place place) const {
 
 void PoolAllocator::visit_resident(mirror::Range range,
                                    const std::function<void(mirror::Range run, Place place)>& visit) const {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   for (const auto& entry : pools_) {
     const Place place = entry.first;
     entry.second.visit_resident(range, [&](mirror::Range run) { visit(run, place); });
@@ -122,7 +130,7 @@ Result<std::unique_ptr<Allocator>> Allocator::create(std::span<device::CpuDevice
                                                      hms::HostMemory& host) {
   auto allocator = std::make_unique<PoolAllocator>(devices, host);
   // The first device's memory must be of use; of the others it shows when it is wanted.
-  if (auto first = allocator->pool(memory_of_device(0)); !first) return tl::unexpected(first.error());
+  if (auto first = allocator->prepare(memory_of_device(0)); !first) return tl::unexpected(first.error());
   return allocator;
 }
 

@@ -205,7 +205,7 @@ Result<void> CpuDeviceImpl::start_process() {
 Result<void> CpuDeviceImpl::restart() {
   if (forked_.load())
     return mirrorcl::fail(ErrorCode::kDeviceLost, "the device belongs to the parent of this forked process");
-  std::scoped_lock lock(host_->restart_mutex);
+  ScopedLock lock(host_->restart_mutex);
   if (!has_ended(process_.pidfd)) return {};
   on_lost();
   // Whoever fails the packets of the process that has ended must not meet those of the next one.

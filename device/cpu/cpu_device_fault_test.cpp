@@ -105,9 +105,9 @@ TEST_F(CpuDeviceFault, MisalignedVectorAccessFailsWithTheAddress) {
 
 TEST_F(CpuDeviceFault, NoSystemCallIsAllowedFromAKernel) {
   // exit_group and futex are on the units' list, but only for the firmware's own instructions.
-  for (std::uint64_t number :
+  for (const int number :
        {SYS_getpid, SYS_write, SYS_exit, SYS_exit_group, SYS_futex, SYS_munmap, SYS_mmap, SYS_clock_gettime}) {
-    expect_failure(kernel_system_call, {number}, FaultKind::kForbiddenCall);
+    expect_failure(kernel_system_call, {static_cast<std::uint64_t>(number)}, FaultKind::kForbiddenCall);
     EXPECT_TRUE(window::kCode.contains(last_error_.address)) << number;
   }
 }

@@ -7,11 +7,11 @@
 #include <array>
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "device/cpu/cpu_device.h"
 #include "device/cpu/device_process.h"
 #include "device/cpu/shared_ranges.h"
@@ -51,8 +51,8 @@ class CpuDeviceImpl : public CpuDevice {
   std::uint64_t firmware_symbol(const char* name) const noexcept override;
 
   // --- fork (fork_handlers.cpp keeps the order)
-  void before_fork() noexcept;
-  void after_fork_in_parent() noexcept;
+  void before_fork() noexcept MIRRORCL_NO_THREAD_ANALYSIS;  // what it locks, the next two unlock
+  void after_fork_in_parent() noexcept MIRRORCL_NO_THREAD_ANALYSIS;
   virtual void after_fork_in_child() noexcept;
   // What it shares with the other devices; locked meanwhile.
   WindowMemory& window_memory() noexcept { return *host_->window_memory; }
@@ -76,13 +76,13 @@ class CpuDeviceImpl : public CpuDevice {
     std::string firmware;
     std::shared_ptr<WindowMemory> window_memory;
 
-    std::mutex mutex;     // guards what follows
-    SharedRanges shared;  // with MirroredDevice: memory that D never faults on
-    std::vector<std::uint32_t> free_queues;
-    std::vector<std::uint32_t> free_signals;
-    std::uint32_t signals_used = 0;  // high-water mark
+    Mutex mutex;
+    SharedRanges shared MIRRORCL_GUARDED_BY(mutex);  // with MirroredDevice: memory that D never faults on
+    std::vector<std::uint32_t> free_queues MIRRORCL_GUARDED_BY(mutex);
+    std::vector<std::uint32_t> free_signals MIRRORCL_GUARDED_BY(mutex);
+    std::uint32_t signals_used MIRRORCL_GUARDED_BY(mutex) = 0;  // high-water mark
 
-    std::mutex restart_mutex;
+    Mutex restart_mutex;
     // The former D's descriptors: the service thread may still be inside a call on them.
     DeviceProcess former;
   };

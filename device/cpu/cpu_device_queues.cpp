@@ -41,7 +41,7 @@ std::int64_t deadline_of(std::int64_t timeout_ns) noexcept {
 // --- queues
 
 Result<Queue*> CpuDeviceImpl::create_queue() {
-  std::scoped_lock lock(host_->mutex);
+  ScopedLock lock(host_->mutex);
   if (!host_->free_queues.empty()) {
     // Its indices go on where they were: units know packets by them.
     Queue* queue = control_.queue(host_->free_queues.back());
@@ -57,7 +57,7 @@ Result<Queue*> CpuDeviceImpl::create_queue() {
 }
 
 void CpuDeviceImpl::destroy_queue(Queue* queue) noexcept {
-  std::scoped_lock lock(host_->mutex);
+  ScopedLock lock(host_->mutex);
   host_->free_queues.push_back(static_cast<std::uint32_t>(queue - control_.queue(0)));
 }
 
@@ -117,7 +117,7 @@ bool CpuDeviceImpl::submit(Queue* queue, const Packet& packet) noexcept {
 Result<Signal*> CpuDeviceImpl::create_signal() {
   std::uint32_t index;
   {
-    std::scoped_lock lock(host_->mutex);
+    ScopedLock lock(host_->mutex);
     if (!host_->free_signals.empty()) {
       index = host_->free_signals.back();
       host_->free_signals.pop_back();
@@ -144,7 +144,7 @@ void CpuDeviceImpl::renew_signal(Signal* signal) noexcept {
 }
 
 void CpuDeviceImpl::destroy_signal(Signal* signal) noexcept {
-  std::scoped_lock lock(host_->mutex);
+  ScopedLock lock(host_->mutex);
   host_->free_signals.push_back(static_cast<std::uint32_t>(signal - control_.signal(0)));
 }
 

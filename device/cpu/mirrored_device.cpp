@@ -91,7 +91,7 @@ Result<void> MirroredDevice::adopt_process() {
   mmu_.set_pagemaps(process_.pagemap.get(), own_pagemap_.get());
   mmu_.set_uffd(process_.uffd.get());
   service_channel_.connect(process_.socket.get(), process_.pidfd.get());
-  std::scoped_lock lock(host_->mutex);
+  ScopedLock lock(host_->mutex);
   sharing_channel_.connect(process_.sharing_socket.get(), process_.pidfd.get());
   for (const SharedRange& shared : host_->shared) {
     if (int error = map_shared(shared); error != 0) {
@@ -210,7 +210,7 @@ Result<void> MirroredDevice::share_of(const CpuDevice& owner, Range range) {
 }
 
 Result<void> MirroredDevice::share_file(int memory, Range range) {
-  std::scoped_lock lock(host_->mutex);
+  ScopedLock lock(host_->mutex);
   const SharedRange shared{range, memory};
   if (shared.memory < 0) return mirrorcl::fail(ErrorCode::kNotSupported, "the device has no memory to be shared");
   if (int error = map_shared(shared); error != 0) return fail_errno("sharing memory with the device", -error);
@@ -219,7 +219,7 @@ Result<void> MirroredDevice::share_file(int memory, Range range) {
 }
 
 Result<void> MirroredDevice::unshare(Range range) {
-  std::scoped_lock lock(host_->mutex);
+  ScopedLock lock(host_->mutex);
   // Also where the memory is the device's own: it need not be of one kind.
   if (int error = unmap_file_through(sharing_channel_, range); error != 0) {
     return fail_errno("taking shared memory back from the device", -error);

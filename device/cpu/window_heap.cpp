@@ -31,7 +31,7 @@ WindowHeap::WindowHeap()
     : spans_(window::kHeap.start, window::kHeap.size, kSpan), span_class_(window::kHeap.size / kSpan, 0) {}
 
 void* WindowHeap::allocate(std::size_t bytes) {
-  std::scoped_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   std::uint32_t size_class = class_of(bytes);
   if (size_class >= kClassCount) {
     auto start = spans_.allocate(bytes);
@@ -61,7 +61,7 @@ void* WindowHeap::allocate(std::size_t bytes) {
 void WindowHeap::free(void* memory) {
   auto address = reinterpret_cast<std::uint64_t>(memory);
   if (!window::kHeap.contains(address)) return;
-  std::scoped_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   std::uint8_t& span = span_class_[(address - window::kHeap.start) / kSpan];
   if (span == kLarge) {
     std::uint64_t size = spans_.free(address);

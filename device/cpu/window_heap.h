@@ -7,9 +7,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "device/cpu/range_allocator.h"
 #include "device/window.h"
 
@@ -25,7 +25,7 @@ class WindowHeap {
   void free(void* memory);
 
   // Held over a fork, so that the child finds it unlocked.
-  std::mutex& mutex() noexcept { return mutex_; }
+  Mutex& mutex() noexcept MIRRORCL_RETURNS_LOCK(mutex_) { return mutex_; }
 
  private:
   static constexpr std::uint64_t kSpan = window::kMiB;
@@ -40,10 +40,11 @@ class WindowHeap {
     std::uint64_t fresh_end = 0;
   };
 
-  std::mutex mutex_;
-  RangeAllocator spans_;
-  std::array<SizeClass, kClassCount> classes_;
-  std::vector<std::uint8_t> span_class_;  // per span: its size class + 1, kLarge, or 0
+  Mutex mutex_;
+  RangeAllocator spans_ MIRRORCL_GUARDED_BY(mutex_);
+  std::array<SizeClass, kClassCount> classes_ MIRRORCL_GUARDED_BY(mutex_);
+  // Per span: its size class + 1, kLarge, or 0.
+  std::vector<std::uint8_t> span_class_ MIRRORCL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mirrorcl::device

@@ -7,9 +7,9 @@
 
 #include <array>
 #include <cerrno>
-#include <mutex>
 
 #include "base/memory_file.h"
+#include "base/mutex.h"
 #include "base/unique_fd.h"
 #include "device/cpu/fork_handlers.h"
 #include "device/window.h"
@@ -95,8 +95,8 @@ Result<void> reserve_once() {
 }  // namespace
 
 Result<void> reserve_window() {
-  static std::mutex mutex;
-  std::scoped_lock lock(mutex);
+  static Mutex mutex;
+  ScopedLock lock(mutex);
   if (g_window_fd >= 0) return {};
   return reserve_once();
 }

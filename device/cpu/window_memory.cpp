@@ -15,9 +15,9 @@ void empty(const window::Region& region) noexcept {
 }  // namespace
 
 std::shared_ptr<WindowMemory> WindowMemory::get() {
-  static std::mutex mutex;
+  static Mutex mutex;
   static std::weak_ptr<WindowMemory> current;
-  std::scoped_lock lock(mutex);
+  ScopedLock lock(mutex);
   std::shared_ptr<WindowMemory> memory = current.lock();
   if (!memory) current = memory = std::shared_ptr<WindowMemory>(new WindowMemory);
   return memory;
@@ -30,24 +30,24 @@ WindowMemory::WindowMemory() {
 }
 
 void* WindowMemory::allocate_code(std::size_t bytes) noexcept {
-  std::scoped_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   auto start = code_.allocate(bytes);
   return start ? reinterpret_cast<void*>(*start) : nullptr;
 }
 
 std::uint64_t WindowMemory::code_size(void* memory) noexcept {
-  std::scoped_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   return code_.size_of(reinterpret_cast<std::uint64_t>(memory));
 }
 
 void WindowMemory::free_code(void* memory) noexcept {
-  std::scoped_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   const std::uint64_t size = code_.free(reinterpret_cast<std::uint64_t>(memory));
   if (size != 0) discard_window_memory(memory, size);
 }
 
 bool WindowMemory::agree_on_symbols(Symbols symbols) {
-  std::scoped_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   if (!symbols_.empty()) return symbols == symbols_;
   symbols_ = std::move(symbols);
   return true;

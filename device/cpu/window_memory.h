@@ -9,10 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <unordered_map>
 
+#include "base/mutex.h"
 #include "device/cpu/range_allocator.h"
 #include "device/cpu/window_heap.h"
 #include "device/window.h"
@@ -43,15 +43,15 @@ class WindowMemory {
   std::uint64_t symbol(const char* name) const noexcept;
 
   // Held over a fork, so that the child finds everything unlocked.
-  void lock() noexcept;
-  void unlock() noexcept;
+  void lock() noexcept MIRRORCL_ACQUIRE(mutex_, heap_.mutex());
+  void unlock() noexcept MIRRORCL_RELEASE(mutex_, heap_.mutex());
 
  private:
   WindowMemory();
 
   WindowHeap heap_;
-  std::mutex mutex_;  // guards what follows
-  RangeAllocator code_{window::kCode.start, window::kCode.size, window::kPageSize};
+  Mutex mutex_;
+  RangeAllocator code_ MIRRORCL_GUARDED_BY(mutex_){window::kCode.start, window::kCode.size, window::kPageSize};
   Symbols symbols_;  // does not change any more once it is not empty
 };
 

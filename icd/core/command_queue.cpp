@@ -14,6 +14,7 @@
 #include "icd/core/runtime.h"
 
 using mirrorcl::Result;
+using mirrorcl::ScopedLock;
 using mirrorcl::icd::Aftermath;
 using mirrorcl::icd::CommandKind;
 using mirrorcl::icd::CommandPhase;
@@ -94,31 +95,31 @@ void _cl_command_queue::append(_cl_event* command, std::span<const cl_event> wai
       command->dependency_failed_.store(true, std::memory_order_relaxed);
     }
   }
-  std::unique_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   command->sequence_ = ++last_sequence_;
   (tail_ != nullptr ? tail_->next_ : head_) = command;
   tail_ = command;
   if (cursor_ == nullptr) cursor_ = command;
   command->unmet_.fetch_sub(1, std::memory_order_acq_rel);
-  advance(lock, after, driver);
+  advance(after, driver);
 }
 
 cl_int _cl_command_queue::finish() {
   Ref<_cl_event> last;
   {
     Aftermath after;
-    std::unique_lock lock(mutex_);
-    advance(lock, after, Driver{});
+    ScopedLock lock(mutex_);
+    advance(after, Driver{});
     last = Ref<_cl_event>(tail_);
   }
   if (last) drive_until(*last);
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   return std::exchange(unseen_failure_, false) ? CL_OUT_OF_RESOURCES : CL_SUCCESS;
 }
 
 mirrorcl::mirror::LaunchWait _cl_command_queue::wait_of(_cl_event& command, std::span<const cl_event> wait_list) {
   const bool on_events = std::ranges::any_of(wait_list, [](cl_event event) { return event->status() > CL_COMPLETE; });
-  const std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (!on_events && cursor_ == nullptr) {
     // It goes to the device at once, where it runs when all before it are done.
     const bool busy =
@@ -138,9 +139,9 @@ void _cl_command_queue::end_wait(_cl_event& command) noexcept {
 
 void _cl_command_queue::let_go() {
   Aftermath after;
-  std::unique_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   if (!std::exchange(let_go_, true)) runtime_.queue_released();
-  advance(lock, after, Driver{});
+  advance(after, Driver{});
   if (tail_ == nullptr) return;
   notice(last_sequence_);
   call_worker(after, Driver{});
@@ -152,8 +153,8 @@ cl_int _cl_command_queue::drive_until(_cl_event& target) {
     cl_int seen = CL_QUEUED;
     {
       Aftermath after;
-      std::unique_lock lock(mutex_);
-      advance(lock, after, Driver{target.sequence_});
+      ScopedLock lock(mutex_);
+      advance(after, Driver{target.sequence_});
       // Read under the lock: any step that this thread could take later is announced by a change of it.
       seen = target.status_.load();
       if (target.phase_ == CommandPhase::kRetired) return seen;
@@ -173,15 +174,15 @@ cl_int _cl_command_queue::drive_until(_cl_event& target) {
 }
 
 void _cl_command_queue::advance_ready(Aftermath& after) {
-  std::unique_lock lock(mutex_);
-  advance(lock, after, Driver{});
+  ScopedLock lock(mutex_);
+  advance(after, Driver{});
 }
 
 bool _cl_command_queue::advance_as_worker() {
   Aftermath after;
-  std::unique_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   watched_ = true;
-  advance(lock, after, Driver{Driver::kAll});
+  advance(after, Driver{Driver::kAll});
   // Where the device holds up a command that is ready, the worker comes back when the device is done.
   if (has_ready_command() && last_with_device_ != nullptr) notice(submitted_sequence_);
   watched_ = wanted_sequence_ > retired_sequence_;
@@ -190,13 +191,13 @@ bool _cl_command_queue::advance_as_worker() {
 
 void _cl_command_queue::want_notice(const _cl_event& command) {
   Aftermath after;
-  std::unique_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   if (command.phase_ == CommandPhase::kRetired) return;
   notice(command.sequence_);
   call_worker(after, Driver{});
 }
 
-void _cl_command_queue::advance(std::unique_lock<std::mutex>& lock, Aftermath& after, Driver driver) {
+void _cl_command_queue::advance(Aftermath& after, Driver driver) {
   for (;;) {
     retire_completed(after);
     if (host_running_) break;
@@ -209,7 +210,7 @@ void _cl_command_queue::advance(std::unique_lock<std::mutex>& lock, Aftermath& a
       retire_at_head(command, CL_COMPLETE, after);
     } else if (command.kind_ == CommandKind::kHostShort ||
                (command.kind_ == CommandKind::kHost && command.sequence_ <= driver.runs_up_to)) {
-      run_on_host(command, lock, after);
+      run_on_host(command, after);
     } else {
       break;
     }
@@ -365,17 +366,19 @@ void _cl_command_queue::fail_submission(_cl_event& command, const mirrorcl::Erro
   retire_at_head(command, CL_OUT_OF_RESOURCES, after);
 }
 
-void _cl_command_queue::run_on_host(_cl_event& command, std::unique_lock<std::mutex>& lock, Aftermath& after) {
+void _cl_command_queue::run_on_host(_cl_event& command, Aftermath& after) {
   host_running_ = true;
   command.phase_ = CommandPhase::kWithHost;
   cursor_ = command.next_;
   if (profiling()) command.submit_ns_ = mirrorcl::icd::now_ns();
   command.set_progress(CL_RUNNING, after);
-  lock.unlock();
-  if (profiling()) command.start_ns_ = mirrorcl::icd::now_ns();
-  const cl_int status = command.work_();
-  if (profiling()) command.end_ns_ = mirrorcl::icd::now_ns();
-  lock.lock();
+  cl_int status = CL_COMPLETE;
+  {
+    mirrorcl::ScopedUnlock unlock(mutex_);
+    if (profiling()) command.start_ns_ = mirrorcl::icd::now_ns();
+    status = command.work_();
+    if (profiling()) command.end_ns_ = mirrorcl::icd::now_ns();
+  }
   host_running_ = false;
   retire_at_head(command, status, after);
 }

@@ -12,18 +12,18 @@
 // worker if something depends on its being noticed (a callback, a dependant, printed text, a host command behind it).
 // For that, and only then, a packet that asks for a notice of its completion (Packet::kNotify) is put behind it.
 //
-// Locking: mutex_ guards everything that is not atomic. Lock order: queue, then event; never two queues. Host
-// commands, callbacks and what retired commands held are run and freed without a lock (Aftermath).
+// Lock order: queue, then event; never two queues. Host commands, callbacks and what retired commands held are run and
+// freed without a lock (Aftermath).
 #pragma once
 
 #include <CL/cl.h>
 
 #include <cstdint>
 #include <limits>
-#include <mutex>
 #include <span>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "device/cpu/cpu_device.h"
 #include "icd/core/event.h"
@@ -96,26 +96,28 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   // Something depends on the completion of `command` being noticed.
   void want_notice(const _cl_event& command);
 
-  // All below with mutex_ held. advance lets go of it while it works on a host command.
-  void advance(std::unique_lock<std::mutex>& lock, mirrorcl::icd::Aftermath& after, Driver driver);
-  void retire_completed(mirrorcl::icd::Aftermath& after);
-  void retire_with_device(_cl_event& command, std::int32_t device_status, mirrorcl::icd::Aftermath& after);
-  void retire_at_head(_cl_event& command, cl_int status, mirrorcl::icd::Aftermath& after);
+  // Lets go of mutex_ while it works on a host command, as run_on_host does.
+  void advance(mirrorcl::icd::Aftermath& after, Driver driver) MIRRORCL_REQUIRES(mutex_);
+  void retire_completed(mirrorcl::icd::Aftermath& after) MIRRORCL_REQUIRES(mutex_);
+  void retire_with_device(_cl_event& command, std::int32_t device_status, mirrorcl::icd::Aftermath& after)
+      MIRRORCL_REQUIRES(mutex_);
+  void retire_at_head(_cl_event& command, cl_int status, mirrorcl::icd::Aftermath& after) MIRRORCL_REQUIRES(mutex_);
   // Starts commands at cursor_ on the device for as long as possible.
-  void submit_ready(mirrorcl::icd::Aftermath& after);
-  bool submit(_cl_event& command, mirrorcl::icd::Aftermath& after);
+  void submit_ready(mirrorcl::icd::Aftermath& after) MIRRORCL_REQUIRES(mutex_);
+  bool submit(_cl_event& command, mirrorcl::icd::Aftermath& after) MIRRORCL_REQUIRES(mutex_);
   // Nothing need come ahead of it any more.
-  void end_wait(_cl_event& command) noexcept;
-  void fail_submission(_cl_event& command, const mirrorcl::Error& error, mirrorcl::icd::Aftermath& after);
-  void run_on_host(_cl_event& command, std::unique_lock<std::mutex>& lock, mirrorcl::icd::Aftermath& after);
-  bool wait_for_room(const _cl_event& command) noexcept;
-  void notice(std::uint64_t sequence) noexcept;
+  void end_wait(_cl_event& command) noexcept MIRRORCL_REQUIRES(mutex_);
+  void fail_submission(_cl_event& command, const mirrorcl::Error& error, mirrorcl::icd::Aftermath& after)
+      MIRRORCL_REQUIRES(mutex_);
+  void run_on_host(_cl_event& command, mirrorcl::icd::Aftermath& after) MIRRORCL_REQUIRES(mutex_);
+  bool wait_for_room(const _cl_event& command) noexcept MIRRORCL_REQUIRES(mutex_);
+  void notice(std::uint64_t sequence) noexcept MIRRORCL_REQUIRES(mutex_);
   // The oldest command that is not started depends on nothing but those before it.
-  bool has_ready_command() const noexcept;
-  bool needs_worker(Driver driver) const noexcept;
-  void call_worker(mirrorcl::icd::Aftermath& after, Driver driver);
-  mirrorcl::device::Signal* take_signal() noexcept;
-  void give_back_signal(mirrorcl::device::Signal* signal) noexcept;
+  bool has_ready_command() const noexcept MIRRORCL_REQUIRES(mutex_);
+  bool needs_worker(Driver driver) const noexcept MIRRORCL_REQUIRES(mutex_);
+  void call_worker(mirrorcl::icd::Aftermath& after, Driver driver) MIRRORCL_REQUIRES(mutex_);
+  mirrorcl::device::Signal* take_signal() noexcept MIRRORCL_REQUIRES(mutex_);
+  void give_back_signal(mirrorcl::device::Signal* signal) noexcept MIRRORCL_REQUIRES(mutex_);
 
   mirrorcl::icd::Attached<_cl_context> context_;
   const cl_device_id device_;
@@ -125,20 +127,24 @@ struct _cl_command_queue : mirrorcl::icd::Object<_cl_command_queue> {
   std::vector<cl_queue_properties> properties_;
   mirrorcl::device::Queue* ring_ = nullptr;
 
-  std::mutex mutex_;
-  // Guarded by mutex_.
-  _cl_event* head_ = nullptr;    // the oldest command not retired
-  _cl_event* cursor_ = nullptr;  // the oldest command not started; commands before it are with the device
-  _cl_event* tail_ = nullptr;
-  _cl_event* last_with_device_ = nullptr;  // the newest command that went to the device, if it is not retired
-  std::uint64_t last_sequence_ = 0;        // of the newest command
-  std::uint64_t retired_sequence_ = 0;     // of the newest retired command
-  std::uint64_t submitted_sequence_ = 0;   // of the newest command that went to the device
-  std::uint64_t noticed_sequence_ = 0;     // a notice follows the completion of commands up to this one
-  std::uint64_t wanted_sequence_ = 0;      // the newest command whose completion must be noticed
-  bool host_running_ = false;              // a thread works on the host command at head_
-  bool watched_ = false;                   // the host worker looks at this queue
-  bool unseen_failure_ = false;            // for finish()
-  bool let_go_ = false;                    // let_go() was called
-  std::vector<mirrorcl::device::Signal*> spare_signals_;
+  mirrorcl::Mutex mutex_;
+  _cl_event* head_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;  // the oldest command not retired
+  // The oldest command not started; commands before it are with the device.
+  _cl_event* cursor_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;
+  _cl_event* tail_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;
+  // The newest command that went to the device, if it is not retired.
+  _cl_event* last_with_device_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;
+  // Sequence numbers: of the newest command, of the newest one that is retired, of the newest one that went to the
+  // device, of the newest one whose completion a notice follows, and of the newest one whose completion must be
+  // noticed.
+  std::uint64_t last_sequence_ MIRRORCL_GUARDED_BY(mutex_) = 0;
+  std::uint64_t retired_sequence_ MIRRORCL_GUARDED_BY(mutex_) = 0;
+  std::uint64_t submitted_sequence_ MIRRORCL_GUARDED_BY(mutex_) = 0;
+  std::uint64_t noticed_sequence_ MIRRORCL_GUARDED_BY(mutex_) = 0;
+  std::uint64_t wanted_sequence_ MIRRORCL_GUARDED_BY(mutex_) = 0;
+  bool host_running_ MIRRORCL_GUARDED_BY(mutex_) = false;    // a thread works on the host command at head_
+  bool watched_ MIRRORCL_GUARDED_BY(mutex_) = false;         // the host worker looks at this queue
+  bool unseen_failure_ MIRRORCL_GUARDED_BY(mutex_) = false;  // for finish()
+  bool let_go_ MIRRORCL_GUARDED_BY(mutex_) = false;          // let_go() was called
+  std::vector<mirrorcl::device::Signal*> spare_signals_ MIRRORCL_GUARDED_BY(mutex_);
 };

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 
+using mirrorcl::ScopedLock;
 using mirrorcl::icd::ClResult;
 using mirrorcl::icd::ContextDescription;
 
@@ -48,6 +49,6 @@ void _cl_context::report_error(const std::string& message) const noexcept {
 }
 
 void _cl_context::add_destructor_callback(mirrorcl::icd::ContextDestructorCallback callback, void* user_data) {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   destructor_callbacks_.push_back({callback, user_data});
 }

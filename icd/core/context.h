@@ -4,10 +4,10 @@
 
 #include <CL/cl.h>
 
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "icd/api/guard.h"
 #include "icd/core/device.h"
 #include "icd/core/object.h"
@@ -54,6 +54,6 @@ struct _cl_context : mirrorcl::icd::Object<_cl_context> {
   };
 
   const mirrorcl::icd::ContextDescription description_;
-  std::mutex mutex_;
-  std::vector<DestructorCallback> destructor_callbacks_;  // guarded by mutex_
+  mirrorcl::Mutex mutex_;
+  std::vector<DestructorCallback> destructor_callbacks_ MIRRORCL_GUARDED_BY(mutex_);
 };

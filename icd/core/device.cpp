@@ -13,12 +13,13 @@
 #include "icd/core/runtime.h"
 
 using mirrorcl::Result;
+using mirrorcl::ScopedLock;
 
 _cl_device_id::_cl_device_id(_cl_platform_id* platform, std::uint32_t index) noexcept
     : Object(nullptr), platform_(platform), index_(index) {}
 
 const mirrorcl::icd::DeviceFacts& _cl_device_id::facts() {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (!facts_) {
     facts_ = mirrorcl::icd::read_machine();
     const auto count = static_cast<cl_uint>(platform_->devices().size());
@@ -32,7 +33,7 @@ const mirrorcl::icd::DeviceFacts& _cl_device_id::facts() {
 }
 
 const Result<mirrorcl::icd::DeviceChoice>& _cl_device_id::availability() {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (!choice_) {
     choice_ = mirrorcl::icd::choose_device();
     if (!*choice_) mirrorcl::log_error("the device is not available: {}", choice_->error().message);
@@ -41,7 +42,7 @@ const Result<mirrorcl::icd::DeviceChoice>& _cl_device_id::availability() {
 }
 
 const Result<void>& _cl_device_id::compiler_availability() {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (!compiler_availability_) {
     compiler_availability_ = mirrorcl::compiler::Client::probe();
     if (!*compiler_availability_) {

@@ -5,10 +5,10 @@
 #include <CL/cl.h>
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "icd/core/device_choice.h"
 #include "icd/core/object.h"
@@ -62,9 +62,9 @@ struct _cl_device_id : mirrorcl::icd::Object<_cl_device_id> {
 
   _cl_platform_id* const platform_;
   const std::uint32_t index_;
-  std::mutex mutex_;
-  // Filled at the first question; guarded by mutex_ until then.
-  std::optional<mirrorcl::icd::DeviceFacts> facts_;
-  std::optional<mirrorcl::Result<mirrorcl::icd::DeviceChoice>> choice_;
-  std::optional<mirrorcl::Result<void>> compiler_availability_;
+  mirrorcl::Mutex mutex_;
+  // Filled at the first question; they do not change any more then.
+  std::optional<mirrorcl::icd::DeviceFacts> facts_ MIRRORCL_GUARDED_BY(mutex_);
+  std::optional<mirrorcl::Result<mirrorcl::icd::DeviceChoice>> choice_ MIRRORCL_GUARDED_BY(mutex_);
+  std::optional<mirrorcl::Result<void>> compiler_availability_ MIRRORCL_GUARDED_BY(mutex_);
 };

@@ -11,6 +11,7 @@
 #include "icd/core/context.h"
 #include "icd/core/runtime.h"
 
+using mirrorcl::ScopedLock;
 using mirrorcl::icd::Aftermath;
 using mirrorcl::icd::Attached;
 
@@ -108,7 +109,7 @@ cl_int _cl_event::wait() {
 
 bool _cl_event::set_user_status(cl_int status) {
   Aftermath after;
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (settled_) return false;
   settle_locked(status, after);
   return true;
@@ -117,7 +118,7 @@ bool _cl_event::set_user_status(cl_int status) {
 void _cl_event::add_callback(cl_int trigger, mirrorcl::icd::EventCallback callback, void* user_data) {
   Aftermath after;
   {
-    std::lock_guard lock(mutex_);
+    ScopedLock lock(mutex_);
     const cl_int now = status();
     if (settled_ || now <= trigger) {
       after.call(Attached<_cl_event>(this), callback, now < 0 ? now : trigger, user_data);
@@ -129,7 +130,7 @@ void _cl_event::add_callback(cl_int trigger, mirrorcl::icd::EventCallback callba
 }
 
 bool _cl_event::add_dependant(_cl_event& dependant, cl_int* status_ret) {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   const cl_int now = status();
   if (now <= CL_COMPLETE) {
     *status_ret = now;
@@ -149,7 +150,7 @@ void _cl_event::set_progress(cl_int status, Aftermath& after) {
   status_.store(status);
   status_.notify_all();
   if (!shown_) return;
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   std::erase_if(callbacks_, [&](Callback& callback) {
     if (callback.trigger < status) return false;
     after.call(std::move(callback.event), callback.function, callback.trigger, callback.user_data);
@@ -158,7 +159,7 @@ void _cl_event::set_progress(cl_int status, Aftermath& after) {
 }
 
 void _cl_event::settle(cl_int status, Aftermath& after) {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   settle_locked(status, after);
 }
 
@@ -181,14 +182,14 @@ void _cl_event::settle_locked(cl_int status, Aftermath& after) {
 bool _cl_event::wait_for_device(mirrorcl::device::CpuDevice& device) {
   mirrorcl::device::Signal* signal = nullptr;
   {
-    std::lock_guard lock(mutex_);
+    ScopedLock lock(mutex_);
     signal = signal_.load(std::memory_order_relaxed);
     if (signal == nullptr || settled_) return false;
     ++signal_users_;
   }
   device.wait(signal);
   {
-    std::lock_guard lock(mutex_);
+    ScopedLock lock(mutex_);
     if (--signal_users_ != 0 || !signal_retired_) return true;
     signal = signal_.exchange(nullptr, std::memory_order_acq_rel);
   }
@@ -197,7 +198,7 @@ bool _cl_event::wait_for_device(mirrorcl::device::CpuDevice& device) {
 }
 
 mirrorcl::device::Signal* _cl_event::take_signal() noexcept {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (signal_users_ != 0) {
     signal_retired_ = true;
     return nullptr;

@@ -15,8 +15,7 @@
 //   CL_OUT_OF_RESOURCES                            the kernel did something that the device refused, or the device
 //                                                  process died; the log has the reason
 //   CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST   an event in the command's wait list ended abnormally; the command
-//   did
-//                                                  not run
+//                                                  did not run
 //   any other                                      what the application gave a user event
 // Later commands of the queue that do not name the failed one in their wait lists run on. clWaitForEvents returns
 // CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST. clFinish returns CL_OUT_OF_RESOURCES, once, if a command that was not
@@ -30,10 +29,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "base/futex.h"
+#include "base/mutex.h"
 #include "device/cpu/cpu_device.h"
 #include "icd/core/kernel.h"
 #include "icd/core/launch.h"
@@ -152,7 +151,7 @@ struct _cl_event : mirrorcl::icd::Object<_cl_event> {
   void set_progress(cl_int status, mirrorcl::icd::Aftermath& after);
   // The final status: tells waiters, and collects dependants and callbacks.
   void settle(cl_int status, mirrorcl::icd::Aftermath& after);
-  void settle_locked(cl_int status, mirrorcl::icd::Aftermath& after);
+  void settle_locked(cl_int status, mirrorcl::icd::Aftermath& after) MIRRORCL_REQUIRES(mutex_);
   // Sleeps until the device is done with the command, or for a while; false if it is not with the device.
   bool wait_for_device(mirrorcl::device::CpuDevice& device);
   // Takes the signal away if nobody waits on it; whoever is the last to wait on it returns it otherwise.
@@ -174,15 +173,14 @@ struct _cl_event : mirrorcl::icd::Object<_cl_event> {
   std::atomic<std::uint32_t> unmet_{1};                     // dependencies not final, and one until enqueued
   std::atomic<bool> dependency_failed_{false};
 
-  mutable std::mutex mutex_;
-  // Guarded by mutex_.
-  bool settled_ = false;
-  std::uint32_t signal_users_ = 0;
-  bool signal_retired_ = false;
-  std::vector<Callback> callbacks_;
-  std::vector<Ref<_cl_event>> dependants_;
+  mutable mirrorcl::Mutex mutex_;
+  bool settled_ MIRRORCL_GUARDED_BY(mutex_) = false;
+  std::uint32_t signal_users_ MIRRORCL_GUARDED_BY(mutex_) = 0;
+  bool signal_retired_ MIRRORCL_GUARDED_BY(mutex_) = false;
+  std::vector<Callback> callbacks_ MIRRORCL_GUARDED_BY(mutex_);
+  std::vector<Ref<_cl_event>> dependants_ MIRRORCL_GUARDED_BY(mutex_);
 
-  // Guarded by the queue's lock.
+  // Guarded by the queue's lock, which the analysis of annotations cannot name from here.
   _cl_event* next_ = nullptr;  // in the queue's list, then in Aftermath's
   std::uint64_t sequence_ = 0;
   std::uint64_t open_wait_ = 0;  // mirror::Mirror::open_wait(); 0: none

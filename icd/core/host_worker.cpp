@@ -30,7 +30,7 @@ void start_thread(const char* name, Body body) {
 
 void HostWorker::watch(Ref<_cl_command_queue> queue) {
   {
-    std::lock_guard lock(mutex_);
+    ScopedLock lock(mutex_);
     arrived_.push_back(std::move(queue));
     if (!started_) {
       started_ = true;
@@ -50,7 +50,7 @@ void HostWorker::run() {
     // Read before looking, so that nothing completed since is missed.
     const std::uint32_t seen = device_->completions();
     {
-      std::lock_guard lock(mutex_);
+      ScopedLock lock(mutex_);
       for (auto& queue : arrived_) watched.push_back(std::move(queue));
       arrived_.clear();
     }
@@ -61,7 +61,7 @@ void HostWorker::run() {
 
 void TaskThread::post(std::function<void()> task) {
   {
-    std::lock_guard lock(mutex_);
+    ScopedLock lock(mutex_);
     tasks_.push_back(std::move(task));
     if (!started_) {
       started_ = true;
@@ -71,15 +71,16 @@ void TaskThread::post(std::function<void()> task) {
   arrived_.notify_one();
 }
 
+std::function<void()> TaskThread::take() {
+  ScopedLock lock(mutex_);
+  while (tasks_.empty()) arrived_.wait(mutex_);
+  auto task = std::move(tasks_.front());
+  tasks_.pop_front();
+  return task;
+}
+
 void TaskThread::run() {
-  for (;;) {
-    std::unique_lock lock(mutex_);
-    arrived_.wait(lock, [this] { return !tasks_.empty(); });
-    auto task = std::move(tasks_.front());
-    tasks_.pop_front();
-    lock.unlock();
-    task();
-  }
+  for (;;) take()();
 }
 
 // Never destroyed: the threads may run until the process is gone.

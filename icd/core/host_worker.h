@@ -14,12 +14,11 @@
 
 #include <CL/cl.h>
 
-#include <condition_variable>
 #include <deque>
 #include <functional>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "icd/core/command_queue.h"
 #include "icd/core/object.h"
 
@@ -47,9 +46,9 @@ class HostWorker {
   void run();
 
   device::CpuDevice* device_ = nullptr;
-  std::mutex mutex_;
-  bool started_ = false;                         // guarded by mutex_
-  std::vector<Ref<_cl_command_queue>> arrived_;  // guarded by mutex_
+  Mutex mutex_;
+  bool started_ MIRRORCL_GUARDED_BY(mutex_) = false;
+  std::vector<Ref<_cl_command_queue>> arrived_ MIRRORCL_GUARDED_BY(mutex_);
 };
 
 // A thread that is started with its first task.
@@ -61,12 +60,14 @@ class TaskThread {
 
  private:
   void run();
+  // The task that was posted first; waits for one.
+  std::function<void()> take();
 
   const char* const name_;
-  std::mutex mutex_;
-  std::condition_variable arrived_;
-  bool started_ = false;                     // guarded by mutex_
-  std::deque<std::function<void()>> tasks_;  // guarded by mutex_
+  Mutex mutex_;
+  ConditionVariable arrived_;
+  bool started_ MIRRORCL_GUARDED_BY(mutex_) = false;
+  std::deque<std::function<void()>> tasks_ MIRRORCL_GUARDED_BY(mutex_);
 };
 
 // Of the application's callbacks.

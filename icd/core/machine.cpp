@@ -83,7 +83,7 @@ void read_caches(DeviceFacts& facts) {
 cl_uint usable_processors() noexcept {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+  return static_cast<cl_uint>(std::max(1, CPU_COUNT(&set)));
 }
 
 // Bytes of memory of a NUMA node; 0: there is no such node.

@@ -10,6 +10,7 @@
 #include "icd/core/memory_placement.h"
 #include "icd/core/runtime.h"
 
+using mirrorcl::ScopedLock;
 using mirrorcl::icd::ClResult;
 using mirrorcl::icd::Runtime;
 
@@ -70,17 +71,17 @@ _cl_mem* _cl_mem::make_sub_buffer(_cl_mem& parent, cl_mem_flags flags, const cl_
 }
 
 cl_uint _cl_mem::map_count() const {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   return static_cast<cl_uint>(mappings_.size());
 }
 
 void _cl_mem::add_mapping(const void* pointer) {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   mappings_.push_back(pointer);
 }
 
 bool _cl_mem::remove_mapping(const void* pointer) {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   const auto found = std::find(mappings_.begin(), mappings_.end(), pointer);
   if (found == mappings_.end()) return false;
   mappings_.erase(found);
@@ -88,6 +89,6 @@ bool _cl_mem::remove_mapping(const void* pointer) {
 }
 
 void _cl_mem::add_destructor_callback(mirrorcl::icd::MemoryDestructorCallback callback, void* user_data) {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   destructor_callbacks_.push_back({callback, user_data});
 }

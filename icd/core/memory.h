@@ -8,9 +8,9 @@
 
 #include <atomic>
 #include <cstddef>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "hms/topology.h"
 #include "icd/api/guard.h"
 #include "icd/core/object.h"
@@ -86,8 +86,7 @@ struct _cl_mem : mirrorcl::icd::Object<_cl_mem> {
   mirrorcl::icd::Runtime* storage_owner_ = nullptr;  // not null: address_ is an allocation of ours
   bool uses_svm_pointer_ = false;
   std::vector<cl_mem_properties> properties_;
-  mutable std::mutex mutex_;
-  // Guarded by mutex_.
-  std::vector<const void*> mappings_;
-  std::vector<DestructorCallback> destructor_callbacks_;
+  mutable mirrorcl::Mutex mutex_;
+  std::vector<const void*> mappings_ MIRRORCL_GUARDED_BY(mutex_);
+  std::vector<DestructorCallback> destructor_callbacks_ MIRRORCL_GUARDED_BY(mutex_);
 };

@@ -13,7 +13,7 @@
 namespace mirrorcl::icd {
 
 void* ObjectPool::take() {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (unused_ > kQuarantine) {
     void* memory = oldest_;
     oldest_ = *link_of(memory);
@@ -33,7 +33,7 @@ void* ObjectPool::take() {
 }
 
 void ObjectPool::give_back(void* memory) noexcept {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   *link_of(memory) = nullptr;
   if (unused_ == 0) {
     oldest_ = memory;

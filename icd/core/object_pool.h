@@ -7,7 +7,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <mutex>
+
+#include "base/mutex.h"
 
 namespace mirrorcl::icd {
 
@@ -34,13 +35,13 @@ class ObjectPool {
 
   const std::size_t header_size_;
   const std::size_t stride_;
-  std::mutex mutex_;
-  // Guarded by mutex_.
-  void* oldest_ = nullptr;
-  void* newest_ = nullptr;
-  std::size_t unused_ = 0;
-  std::byte* slab_next_ = nullptr;  // memory of the last slab that was never used
-  std::byte* slab_end_ = nullptr;
+  Mutex mutex_;
+  void* oldest_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;
+  void* newest_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;
+  std::size_t unused_ MIRRORCL_GUARDED_BY(mutex_) = 0;
+  // Memory of the last slab that was never used.
+  std::byte* slab_next_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;
+  std::byte* slab_end_ MIRRORCL_GUARDED_BY(mutex_) = nullptr;
 };
 
 }  // namespace mirrorcl::icd

@@ -14,6 +14,7 @@
 using mirrorcl::Error;
 using mirrorcl::ErrorCode;
 using mirrorcl::Result;
+using mirrorcl::ScopedLock;
 using mirrorcl::compiler::BuildKind;
 using mirrorcl::compiler::BuildRequest;
 using mirrorcl::compiler::Header;
@@ -33,7 +34,7 @@ std::ptrdiff_t BuiltProgram::find(std::string_view name) const noexcept {
 Result<std::uint64_t> BuiltProgram::entry(std::size_t index, Runtime& runtime) {
   Code& code = code_[index];
   if (const std::uint64_t entry = code.entry.load(std::memory_order_acquire); entry != 0) return entry;
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (const std::uint64_t entry = code.entry.load(std::memory_order_relaxed); entry != 0) return entry;
   const compiler::KernelImage& kernel = image_.kernels[index];
   auto loaded = compiler::load_kernel(kernel.elf, kernel.symbol, runtime.code_space());
@@ -236,7 +237,7 @@ cl_int _cl_program::begin(BuildKind kind, const std::string& options, DeviceSet 
   begun.options = options;
   begun.status = valid ? CL_BUILD_IN_PROGRESS : CL_BUILD_ERROR;
   if (!valid) begun.log = valid.error().message + "\n";
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   if (attached_kernels_.load(std::memory_order_relaxed) != 0) return CL_INVALID_OPERATION;
   for (std::size_t i = 0; i < builds_.size(); ++i) {
     const bool concerned = (devices & DeviceSet{1} << i) != 0;
@@ -249,7 +250,11 @@ cl_int _cl_program::begin(BuildKind kind, const std::string& options, DeviceSet 
 }
 
 void _cl_program::finish(BuildState next, DeviceSet devices) {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
+  finish_locked(std::move(next), devices);
+}
+
+void _cl_program::finish_locked(BuildState next, DeviceSet devices) {
   for (std::size_t i = 0; i < builds_.size(); ++i) {
     if ((devices & DeviceSet{1} << i) == 0) continue;
     next.options = std::move(builds_[i].state.options);
@@ -282,15 +287,13 @@ cl_int _cl_program::build_alike(DeviceSet devices) {
 
 // All devices are of one kind: what was built of the source for another one serves these too.
 bool _cl_program::take_from_others(const std::string& options, DeviceSet devices) {
-  std::unique_lock lock(mutex_);
+  ScopedLock lock(mutex_);
   for (std::size_t i = 0; i < builds_.size(); ++i) {
     const BuildState& other = builds_[i].state;
     const bool serves = (devices & DeviceSet{1} << i) == 0 && other.status == CL_BUILD_SUCCESS && other.built &&
                         !builds_[i].loaded_executable && !builds_[i].loaded_object && other.options == options;
     if (!serves) continue;
-    BuildState next = other;
-    lock.unlock();
-    finish(std::move(next), devices);
+    finish_locked(other, devices);
     return true;
   }
   return false;
@@ -338,12 +341,12 @@ cl_int _cl_program::run(const BuildRequest& request, cl_program_binary_type type
 // --- what was built
 
 _cl_program::BuildState _cl_program::build_state(cl_device_id device) const {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   return builds_[index_of(device)].state;
 }
 
 std::pair<std::shared_ptr<BuiltProgram>, std::vector<cl_device_id>> _cl_program::executable() const {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   std::shared_ptr<BuiltProgram> built;
   std::vector<cl_device_id> devices;
   for (std::size_t i = 0; i < builds_.size(); ++i) {
@@ -354,7 +357,7 @@ std::pair<std::shared_ptr<BuiltProgram>, std::vector<cl_device_id>> _cl_program:
 }
 
 std::vector<std::byte> _cl_program::binary(cl_device_id device) const {
-  std::lock_guard lock(mutex_);
+  ScopedLock lock(mutex_);
   const DeviceBuild& build = builds_[index_of(device)];
   const BuildState& state = build.state;
   if (state.object) return write_binary(*context_, state.binary_type, *state.object, state.options);

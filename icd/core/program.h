@@ -8,13 +8,13 @@
 #include <cstddef>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "compiler/client.h"
 #include "compiler/loader.h"
@@ -46,7 +46,7 @@ class BuiltProgram {
   };
 
   const compiler::ProgramImage image_;
-  std::mutex mutex_;
+  Mutex mutex_;
   std::deque<Code> code_;  // one per kernel
 };
 
@@ -137,12 +137,13 @@ struct _cl_program : mirrorcl::icd::Object<_cl_program> {
              DeviceSet devices);
   // Options stay.
   void finish(BuildState next, DeviceSet devices);
+  void finish_locked(BuildState next, DeviceSet devices) MIRRORCL_REQUIRES(mutex_);
 
   mirrorcl::icd::Attached<_cl_context> context_;
   const std::vector<cl_device_id> devices_;
   std::string source_;
   bool has_source_ = false;  // made by clCreateProgramWithSource
   std::atomic<std::uint32_t> attached_kernels_{0};
-  mutable std::mutex mutex_;
+  mutable mirrorcl::Mutex mutex_;
   std::vector<DeviceBuild> builds_;  // in the order of devices_; their states are guarded by mutex_
 };

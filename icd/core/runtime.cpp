@@ -29,9 +29,9 @@ device::CpuDeviceOptions device_options(_cl_device_id& device) {
 Result<Runtime*> Runtime::get() {
   if (Runtime* runtime = started_runtime.load(std::memory_order_acquire)) return runtime;
   // Both leaked on purpose: threads of the runtime run until the process is gone.
-  static auto* mutex = new std::mutex;
+  static auto* mutex = new Mutex;
   static auto* outcome = new Result<Runtime*>(nullptr);
-  std::lock_guard lock(*mutex);
+  ScopedLock lock(*mutex);
   if (outcome->has_value() && **outcome == nullptr) {
     if (auto started = start()) {
       *outcome = started->release();
@@ -123,7 +123,7 @@ compiler::CodeSpace Runtime::code_space() {
 }
 
 Result<void> Runtime::restart_device(device::CpuDevice& device) {
-  std::lock_guard lock(restart_mutex_);
+  ScopedLock lock(restart_mutex_);
   if (!device.lost()) return {};
   log_warning("the device process died; starting a new one");
   if (auto restarted = device.restart(); !restarted) {

@@ -12,9 +12,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "compiler/loader.h"
 #include "device/cpu/cpu_device.h"
@@ -82,7 +82,7 @@ class Runtime {
   std::unique_ptr<mirror::Evacuation> evacuation_;  // null but in the test mode
   std::unique_ptr<svm::Allocator> allocator_;
   HostWorker worker_;
-  std::mutex restart_mutex_;
+  Mutex restart_mutex_;  // one restart at a time
   std::atomic<std::uint32_t> released_queues_{0};
 };
 
