@@ -10,119 +10,18 @@
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
 
-#include "base/futex.h"
-#include "base/raw_syscall.h"
+#include "base/spawn_children.h"
 
 namespace mirrorcl {
 namespace {
 
-// The kernel's own layout of struct sigaction, which differs from libc's.
-struct KernelSigaction {
-  void (*handler)(int);
-  unsigned long flags;
-  void (*restorer)();
-  std::uint64_t mask;
-};
-
 constexpr std::size_t kChildStack = 32 * 1024;
-
-// What the two children read and write. They share the caller's memory while it is suspended (CLONE_VFORK), and use
-// only raw system calls: libc's errno and locks are the caller's.
-struct SpawnContext {
-  // A program, or a function in the caller's memory.
-  const char* path = nullptr;
-  char* const* argv = nullptr;
-  char* const* environment = nullptr;
-  SharingEntry entry = nullptr;
-  std::uint64_t entry_argument = 0;
-
-  const int* fds;
-  int fd_count;
-  char* process_stack;   // top
-  FutexWord entered{0};  // not zero: the process is about to call `entry`, and has no further use for this
-  int pid = -1;
-  int pidfd = -1;
-  int error = 0;
-  const char* failed_call = nullptr;
-};
-
-// The children's stacks are never left by a return, so that AddressSanitizer would keep their frames' marks on memory
-// that is soon somebody else's.
-#define MIRRORCL_ON_CHILD_STACK __attribute__((no_sanitize("address")))
-
-MIRRORCL_ON_CHILD_STACK int fail_child(SpawnContext* context, const char* call, long result) {
-  context->failed_call = call;
-  context->error = static_cast<int>(-result);
-  raw_syscall(SYS_exit, 127);
-  return 127;
-}
-
-// Makes context->fds the calling process's descriptors 0, 1, ... and closes all others. It has its own table.
-MIRRORCL_ON_CHILD_STACK int arrange_descriptors(SpawnContext* context) {
-  // Above every target number first, so that no dup3 overwrites a source still needed.
-  int sources[16];
-  for (int i = 0; i < context->fd_count; ++i) {
-    long source = context->fds[i];
-    if (source < 0) source = raw_syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
-    if (source < 0) return fail_child(context, "open /dev/null", source);
-    long high = raw_syscall(SYS_fcntl, source, F_DUPFD_CLOEXEC, 64);
-    if (high < 0) return fail_child(context, "fcntl(F_DUPFD_CLOEXEC)", high);
-    sources[i] = static_cast<int>(high);
-  }
-  for (int i = 0; i < context->fd_count; ++i) {
-    long result = raw_syscall(SYS_dup3, sources[i], i, 0);
-    if (result < 0) return fail_child(context, "dup3", result);
-  }
-  long result = raw_syscall(SYS_close_range, context->fd_count, ~0U, 0);
-  return result < 0 ? fail_child(context, "close_range", result) : 0;
-}
-
-MIRRORCL_ON_CHILD_STACK int become_process(void* argument) {
-  auto* context = static_cast<SpawnContext*>(argument);
-  arrange_descriptors(context);
-  // Defaults before unblocking: the application's handlers must not run here.
-  KernelSigaction fallback{};
-  for (int number = 1; number <= 64; ++number) raw_syscall(SYS_rt_sigaction, number, &fallback, nullptr, 8);
-  if (context->entry != nullptr) {
-    const SharingEntry entry = context->entry;
-    const std::uint64_t entry_argument = context->entry_argument;
-    context->entered.store(1, std::memory_order_release);
-    futex_wake(&context->entered, 1);
-    entry(entry_argument);
-    raw_syscall(SYS_exit_group, 127);
-  }
-  std::uint64_t none = 0;
-  raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, 8);
-  return fail_child(context, "execve", raw_syscall(SYS_execve, context->path, context->argv, context->environment));
-}
-
-// A process that execs is waited for by CLONE_VFORK; one that stays in this memory would hold that up for ever.
-MIRRORCL_ON_CHILD_STACK void wait_until_entered(SpawnContext* context) {
-  constexpr std::int64_t kLookAfterNs = 10'000'000;
-  while (context->entered.load(std::memory_order_acquire) == 0) {
-    futex_wait(&context->entered, 0, kLookAfterNs);
-    pollfd ended{context->pidfd, POLLIN, 0};
-    if (raw_syscall(SYS_poll, &ended, 1, 0) > 0) return;
-  }
-}
-
-MIRRORCL_ON_CHILD_STACK int become_intermediate(void* argument) {
-  auto* context = static_cast<SpawnContext*>(argument);
-  // The pidfd lands in the caller's descriptor table, which this child shares; it is close-on-exec by birth.
-  const int flags = CLONE_VM | CLONE_PIDFD | (context->entry == nullptr ? CLONE_VFORK : 0);
-  int result = clone(become_process, context->process_stack, flags, argument, &context->pidfd, nullptr, nullptr);
-  if (result < 0) return fail_child(context, "clone", -errno);
-  context->pid = result;
-  if (context->entry != nullptr) wait_until_entered(context);
-  return 0;
-}
 
 // Starts the process of `context` through an intermediate that runs on `stack` (its top).
 Result<SpawnedProcess> spawn(SpawnContext* context, char* stack) {
@@ -132,7 +31,7 @@ Result<SpawnedProcess> spawn(SpawnContext* context, char* stack) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   int saved_errno = errno;
   // No exit signal: only __WALL and __WCLONE waits see this child.
-  int intermediate = clone(become_intermediate, stack, CLONE_VM | CLONE_VFORK | CLONE_FILES, context);
+  int intermediate = __clone(run_spawn_intermediate, stack, CLONE_VM | CLONE_VFORK | CLONE_FILES, context);
   int clone_errno = errno;
   if (intermediate > 0) {
     // ECHILD: a thread of the application has reaped it with a __WALL wait of its own; all is in `context` already.
