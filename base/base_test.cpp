@@ -8,7 +8,6 @@
 #include <thread>
 
 #include "base/futex.h"
-#include "base/memory_file.h"
 #include "base/options.h"
 #include "base/paths.h"
 #include "base/result.h"
@@ -87,26 +86,6 @@ TEST(PrivateFutex, FindsItsSleepersAfterThePageWasReplaced) {
   private_futex_wake(word, INT32_MAX);
   sleeper.join();
   munmap(page, kSize);
-}
-
-TEST(MemoryFile, ForHugePagesIsAMemoryFileLikeAnyOther) {
-  constexpr std::uint64_t kSize = std::uint64_t{1} << 40;
-  auto file = create_huge_page_file("mirrorcl-test", kSize);
-  ASSERT_TRUE(file) << file.error().message;
-  const UniqueFd fd(*file);
-  char name[64] = {};
-  ASSERT_GT(readlink(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), name, sizeof name - 1), 0);
-  EXPECT_STREQ(name, "/memfd:mirrorcl-test (deleted)");
-  EXPECT_EQ(lseek(fd.get(), 0, SEEK_END), static_cast<off_t>(kSize));
-  EXPECT_NE(fcntl(fd.get(), F_GETFD) & FD_CLOEXEC, 0);
-  const std::uint64_t value = 5;
-  std::uint64_t read = 0;
-  EXPECT_EQ(write_memory_file(fd.get(), kSize / 2, &value, sizeof value), 0);
-  EXPECT_EQ(memory_file_in_use(fd.get()), 4096U);
-  EXPECT_EQ(read_memory_file(fd.get(), kSize / 2, &read, sizeof read), 0);
-  EXPECT_EQ(read, value);
-  EXPECT_EQ(punch_memory_file(fd.get(), kSize / 2, 4096), 0);
-  EXPECT_EQ(memory_file_in_use(fd.get()), 0U);
 }
 
 }  // namespace

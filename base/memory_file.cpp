@@ -2,14 +2,17 @@
 #include "base/memory_file.h"
 
 #include <fmt/format.h>
+#include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <string>
+#include <utility>
 
-#include "base/unique_fd.h"
+#include "base/pass_descriptors.h"
+#include "base/tmpfs_maker.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -18,24 +21,43 @@
 namespace mirrorcl {
 namespace {
 
-// An empty file on a tmpfs that nobody else sees, which ends with the file. In /proc it looks like a memfd. Negative: not
-// permitted.
-int open_on_own_tmpfs(const char* name) {
-  const UniqueFd context(fsopen("tmpfs", FSOPEN_CLOEXEC));
-  if (!context) return -1;
-  const auto set = [&](const char* key, const char* value) {
-    return fsconfig(context.get(), FSCONFIG_SET_STRING, key, value, 0) == 0;
-  };
-  // No limit of its own: whoever counts the process's memory counts this.
-  if (!set("huge", "advise") || !set("size", "0")) return -1;
-  if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return -1;
-  constexpr unsigned kAttributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-  const UniqueFd mount(fsmount(context.get(), FSMOUNT_CLOEXEC, kAttributes));
-  if (!mount) return -1;
+std::string describe(const TmpfsMaker::Step& step) {
+  return fmt::format("{}: {}", step.name, step.error == 0 ? "killed" : strerrordesc_np(step.error));
+}
+
+// A file on a tmpfs of its own, or none and why.
+HugePageFile make_file_on_own_tmpfs(const char* name) {
+  HugePageFile made;
+  int pair[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
+    made.refusal = describe({"socketpair", errno});
+    return made;
+  }
+  const UniqueFd socket(pair[0]);
+  const UniqueFd its_socket(pair[1]);
   const std::string path = std::string("memfd:") + name;
-  UniqueFd file(openat(mount.get(), path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
-  if (!file || unlinkat(mount.get(), path.c_str(), 0) != 0) return -1;
-  return file.release();
+  const std::string user_map = fmt::format("{0} {0} 1", geteuid());
+  const std::string group_map = fmt::format("{0} {0} 1", getegid());
+  TmpfsMaker maker{path.c_str(), user_map.c_str(), group_map.c_str(), its_socket.get()};
+  auto child = run_in_child(run_tmpfs_maker, &maker);
+  if (!child) {
+    made.refusal = child.error().message;
+    return made;
+  }
+  made.maker = std::move(*child);
+  if (maker.sent) {
+    char nothing = 0;
+    int file = -1;
+    (void)receive_with_descriptor(socket.get(), &nothing, 1, &file);
+    made.fd.reset(file);
+    if (file < 0) made.refusal = describe({"recvmsg", EMFILE});
+    return made;
+  }
+  made.refusal = describe(maker.last);
+  if (maker.without_namespaces.error != 0) {
+    made.refusal = fmt::format("{}; in a user namespace: {}", describe(maker.without_namespaces), made.refusal);
+  }
+  return made;
 }
 
 Result<void> check_file_size_limit(std::uint64_t size) {
@@ -64,11 +86,17 @@ Result<int> create_memory_file(const char* name, std::uint64_t size) {
   return fd.release();
 }
 
-Result<int> create_huge_page_file(const char* name, std::uint64_t size) {
+Result<HugePageFile> create_huge_page_file(const char* name, std::uint64_t size) {
   if (auto checked = check_file_size_limit(size); !checked) return tl::unexpected<Error>(checked.error());
-  UniqueFd fd(open_on_own_tmpfs(name));
-  if (!fd || ftruncate(fd.get(), static_cast<off_t>(size)) != 0) return create_memory_file(name, size);
-  return fd.release();
+  HugePageFile file = make_file_on_own_tmpfs(name);
+  if (file.fd) {
+    if (ftruncate(file.fd.get(), static_cast<off_t>(size)) == 0) return file;
+    file.refusal = fmt::format("ftruncate: {}", strerrordesc_np(errno));
+  }
+  auto plain = create_memory_file(name, size);
+  if (!plain) return tl::unexpected<Error>(plain.error());
+  file.fd.reset(*plain);
+  return file;
 }
 
 }  // namespace mirrorcl

@@ -10,18 +10,28 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+#include <string>
 
 #include "base/raw_syscall.h"
 #include "base/result.h"
+#include "base/spawn.h"
+#include "base/unique_fd.h"
 
 namespace mirrorcl {
 
 // A file on memory of `size` bytes that is not executable by exec and closes on exec. kNotSupported if a file-size
 // limit forbids it.
 Result<int> create_memory_file(const char* name, std::uint64_t size);
+
+struct HugePageFile {
+  UniqueFd fd;
+  std::string refusal;  // why it is like any other memory file; empty: it is not
+  EndingChild maker;    // what is waited for with it, best later
+};
 // The same, of which a mapping can have huge pages (MADV_HUGEPAGE) also where the system gives none to shared memory
-// (transparent_hugepage/shmem_enabled). That takes CAP_SYS_ADMIN; without, it is like any other.
-Result<int> create_huge_page_file(const char* name, std::uint64_t size);
+// (transparent_hugepage/shmem_enabled). That takes CAP_SYS_ADMIN, or permission to make a user namespace: a child
+// does it. Without, it is like any other.
+Result<HugePageFile> create_huge_page_file(const char* name, std::uint64_t size);
 
 // -EFAULT if the source cannot be read.
 inline int write_memory_file(int fd, std::uint64_t offset, const void* source, std::uint64_t size) noexcept {

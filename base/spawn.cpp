@@ -16,32 +16,38 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "base/raw_syscall.h"
 #include "base/spawn_children.h"
 
 namespace mirrorcl {
 namespace {
 
 constexpr std::size_t kChildStack = 32 * 1024;
+constexpr int kWaitPidfd = 3;  // P_PIDFD
 
-// Starts the process of `context` through an intermediate that runs on `stack` (its top).
-Result<SpawnedProcess> spawn(SpawnContext* context, char* stack) {
+// Runs `function(argument)` on `stack` (its top) in a child that shares memory, and what `flags` say.
+Result<EndingChild> run_in_child(int (*function)(void*), void* argument, char* stack, int flags) {
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   int saved_errno = errno;
+  int pidfd = -1;
   // No exit signal: only __WALL and __WCLONE waits see this child.
-  int intermediate = __clone(run_spawn_intermediate, stack, CLONE_VM | CLONE_VFORK | CLONE_FILES, context);
+  flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
+  int child = __clone(function, stack, flags, argument, &pidfd, nullptr, nullptr);
   int clone_errno = errno;
-  if (intermediate > 0) {
-    // ECHILD: a thread of the application has reaped it with a __WALL wait of its own; all is in `context` already.
-    while (waitpid(intermediate, nullptr, __WALL) < 0 && errno == EINTR) {
-    }
-  }
   errno = saved_errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (child < 0) return fail_errno("clone", clone_errno);
+  return EndingChild(UniqueFd(pidfd));
+}
 
-  if (intermediate < 0) return fail_errno("clone", clone_errno);
+// Starts the process of `context` through an intermediate that runs on `stack` (its top).
+Result<SpawnedProcess> spawn(SpawnContext* context, char* stack) {
+  // Its descriptors are the caller's: the process's pidfd is to lie there.
+  auto run = run_in_child(run_spawn_intermediate, context, stack, CLONE_FILES);
+  if (!run) return tl::unexpected<Error>(run.error());
   SpawnedProcess process;
   process.pid = context->pid;
   process.pidfd.reset(context->pidfd);
@@ -132,6 +138,20 @@ Result<SpawnedProcess> spawn_sharing_memory(SharingEntry entry, std::uint64_t ar
   context.fd_count = static_cast<int>(fds.size());
   context.process_stack = static_cast<char*>(stack_top);
   return spawn(&context, static_cast<char*>(stack->address()) + kChildStack);
+}
+
+EndingChild::~EndingChild() {
+  if (!pidfd_) return;
+  siginfo_t info;
+  // ECHILD: a thread of the application has reaped it with a __WALL wait of its own.
+  while (raw_syscall(SYS_waitid, kWaitPidfd, pidfd_.get(), &info, WEXITED | __WALL, nullptr) == -EINTR) {
+  }
+}
+
+Result<EndingChild> run_in_child(int (*function)(void*), void* argument) {
+  auto stack = map_stacks(kChildStack);
+  if (!stack) return tl::unexpected<Error>(stack.error());
+  return run_in_child(function, argument, static_cast<char*>(stack->address()) + kChildStack, 0);
 }
 
 std::string describe_exit(int pidfd, int timeout_ms) {

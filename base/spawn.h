@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -32,6 +33,29 @@ struct SpawnedProcess {
 // Errors: kSystem, with the call that failed; a missing file is found at exec.
 Result<SpawnedProcess> spawn_detached(const std::string& path, const std::vector<std::string>& arguments,
                                       std::span<const int> fds);
+
+// A child that has done its work and ends: what it had goes, which may take the kernel some milliseconds more.
+class EndingChild {
+ public:
+  EndingChild() = default;
+  explicit EndingChild(UniqueFd pidfd) noexcept : pidfd_(std::move(pidfd)) {}
+  EndingChild(EndingChild&&) noexcept = default;
+  EndingChild& operator=(EndingChild&& other) noexcept {
+    std::swap(pidfd_, other.pidfd_);
+    return *this;
+  }
+  // Waits until no trace of it is left.
+  ~EndingChild();
+
+ private:
+  UniqueFd pidfd_;
+};
+
+// Runs `function(argument)` in a child that shares the caller's memory and nothing else, while the caller waits: for
+// what the caller may not do to itself. It has no exit signal, and its descriptors are copies. Async-signals of the
+// caller are held off meanwhile. What is said in base/spawn_children.h of a child's code holds for the function. Error:
+// kSystem, there can be no child.
+Result<EndingChild> run_in_child(int (*function)(void*), void* argument);
 
 // A function that runs in the memory of the process that starts it, and never returns.
 using SharingEntry = void (*)(std::uint64_t argument);

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,11 +12,12 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
-#include <cstdio>
+#include <filesystem>
 #include <string>
 
 #include "base/futex.h"
 #include "base/raw_syscall.h"
+#include "base/test_kernel.h"
 
 namespace mirrorcl {
 namespace {
@@ -42,11 +42,7 @@ struct Pipe {
 // Before Linux 6.15 nobody knows how a process ended once init has reaped it.
 void expect_killed(int pidfd) {
   const std::string how = describe_exit(pidfd, 5000);
-  utsname system{};
-  uname(&system);
-  int major = 0, minor = 0;
-  ASSERT_EQ(std::sscanf(system.release, "%d.%d", &major, &minor), 2);
-  if (how == "ended" && (major < 6 || (major == 6 && minor < 15))) return;
+  if (how == "ended" && !linux_is_at_least(6, 15)) return;
   EXPECT_EQ(how.substr(0, 17), "killed by SIGKILL");
 }
 
@@ -149,6 +145,47 @@ TEST(spawn, a_process_in_the_same_memory_has_its_own_signals_and_descriptors_and
   ASSERT_EQ(kill(process->pid, SIGKILL), 0);
   expect_killed(process->pidfd.get());
   sigaction(SIGSEGV, &before, nullptr);
+}
+
+struct ChildNotes {
+  int process = 0;
+  int descriptor = -1;
+};
+
+TEST(run_in_child, leaves_what_it_did_to_memory_and_nothing_else) {
+  sigset_t child_signal, pending, before;
+  sigemptyset(&child_signal);
+  sigaddset(&child_signal, SIGCHLD);
+  pthread_sigmask(SIG_BLOCK, &child_signal, &before);
+  ChildNotes notes;
+  const auto folder = std::filesystem::current_path();
+  {
+    const auto run = run_in_child(
+        [](void* argument) {
+          auto* its = static_cast<ChildNotes*>(argument);
+          its->process = static_cast<int>(raw_syscall(SYS_getpid));
+          its->descriptor = static_cast<int>(raw_syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC));
+          raw_syscall(SYS_chdir, "/proc");
+          return 0;
+        },
+        &notes);
+    ASSERT_TRUE(run) << run.error().message;
+    EXPECT_GT(notes.process, 0);
+    EXPECT_NE(notes.process, getpid());
+    errno = 0;
+    EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1) << "while it ends";
+    EXPECT_EQ(errno, ECHILD);
+  }
+  EXPECT_GE(notes.descriptor, 0);
+  errno = 0;
+  EXPECT_TRUE(fcntl(notes.descriptor, F_GETFD) == -1 && errno == EBADF);
+  EXPECT_EQ(std::filesystem::current_path(), folder);
+  errno = 0;
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG | __WALL), -1);
+  EXPECT_EQ(errno, ECHILD);
+  sigpending(&pending);
+  EXPECT_EQ(sigismember(&pending, SIGCHLD), 0);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 TEST(spawn, tells_how_a_process_ended) {

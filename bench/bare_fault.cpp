@@ -19,7 +19,7 @@
 #include <cstring>
 #include <thread>
 
-#include "base/send_descriptor.h"
+#include "base/pass_descriptors.h"
 #include "base/unique_fd.h"
 #include "bench/fault_pages.h"
 #include "bench/samples.h"
@@ -36,17 +36,8 @@ bool send_fd(int socket, int fd) {
 
 int receive_fd(int socket) {
   char byte = 0;
-  iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC) != 1 || CMSG_FIRSTHDR(&message) == nullptr) return -1;
   int fd = -1;
-  std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
-  return fd;
+  return receive_with_descriptor(socket, &byte, 1, &fd) == 1 ? fd : -1;
 }
 
 int failed(const char* what) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/cpu/device_process.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
@@ -14,6 +13,7 @@
 #include <array>
 #include <cerrno>
 
+#include "base/pass_descriptors.h"
 #include "base/raw_syscall.h"
 #include "base/spawn.h"
 #include "device/cpu/startup.h"
@@ -34,30 +34,6 @@ bool wait_readable(int fd, int timeout_ms) noexcept {
     ready = poll(&watched, 1, timeout_ms);
   } while (ready < 0 && errno == EINTR);
   return ready > 0;
-}
-
-// Takes the firmware's message and the userfaultfd that may come with it. Returns the message's size, 0 for end of
-// file.
-ssize_t receive_hello(int socket, Hello* hello, UniqueFd* uffd) {
-  iovec part{hello, sizeof *hello};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t size;
-  do {
-    size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  } while (size < 0 && errno == EINTR);
-  if (size <= 0) return 0;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    int fd = -1;
-    memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    uffd->reset(fd);
-  }
-  return size;
 }
 
 tl::unexpected<Error> explain_failure(const Hello& hello) {
@@ -127,8 +103,11 @@ Result<DeviceProcess> start(const std::string& path, std::uint32_t device, int w
     return fail(ErrorCode::kSystem,
                 fmt::format("the device process did not answer within {} s", kStartTimeoutMs / 1000));
   }
-  ssize_t size = receive_hello(process.socket.get(), &hello, &process.uffd);
-  if (size == 0) {
+  std::array<int, 2> descriptors{};
+  const long size = receive_with_descriptors(process.socket.get(), &hello, sizeof hello, descriptors);
+  process.uffd.reset(descriptors[kUserfaultfd]);
+  process.pagemap.reset(descriptors[kPagemap]);
+  if (size <= 0) {
     std::string end = describe_exit(process.pidfd.get(), kEndTimeoutMs);
     end_device_process(process);
     return fail(ErrorCode::kSystem, fmt::format("the device process {} before it was ready (firmware {})", end, path));
@@ -144,6 +123,7 @@ Result<DeviceProcess> start(const std::string& path, std::uint32_t device, int w
     end_device_process(process);
     return explain_failure(hello);
   }
+  process.pagemap_error = process.pagemap || hello.pagemap_error != 0 ? hello.pagemap_error : EMFILE;
   process.features = hello.features;
   process.symbol_count = hello.symbol_count;
   return process;
@@ -182,8 +162,6 @@ Result<DeviceProcess> start_device_process(const std::string& path, std::uint32_
   }
   auto process = start(path, device, window_fd, memory_fd,
                        [&](std::span<const int> fds) { return spawn_detached(path, {"mirrorcl-firmware"}, fds); });
-  if (process)
-    process->pagemap.reset(open(fmt::format("/proc/{}/pagemap", process->pid).c_str(), O_RDONLY | O_CLOEXEC));
   if (process && !process->uffd) {
     end_device_process(*process);
     return fail(ErrorCode::kSystem,

@@ -19,7 +19,8 @@ struct DeviceProcess {
   UniqueFd socket;                 // the service thread's; closing it ends the process
   UniqueFd sharing_socket;         // the application threads'; likewise
   UniqueFd uffd;                   // non-blocking; none if it shares the application's memory
-  UniqueFd pagemap;                // its /proc/PID/pagemap; none where that is not permitted
+  UniqueFd pagemap;                // its /proc/self/pagemap; none where it could not be had
+  int pagemap_error = 0;           // then: why
   std::uint64_t features = 0;      // of uffd
   std::uint32_t symbol_count = 0;  // in the window, at kSymbolsOffset
 };

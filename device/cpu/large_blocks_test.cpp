@@ -2,17 +2,25 @@
 // Blocks of device memory in huge pages: what D sees of them, and when their memory is free again.
 #include "device/cpu/large_blocks.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "base/memory_file.h"
+#include "base/paths.h"
+#include "base/spawn.h"
+#include "base/test_kernel.h"
+#include "base/test_users.h"
+#include "base/unique_fd.h"
 #include "device/cpu/cpu_device_fixture.h"
 
 namespace mirrorcl::device {
@@ -311,6 +319,42 @@ TEST_F(LargeDeviceBlocksTest, OutlivesTheProcess) {
   ASSERT_TRUE(readable(3));
   EXPECT_EQ(*out_, 33U);
   EXPECT_FALSE(readable(4));
+}
+
+// --- ordinary users
+
+// What this program prints when it runs the tests above.
+std::string run_tests_above() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return "pipe2";
+  const UniqueFd out(ends[0]);
+  UniqueFd in(ends[1]);
+  const std::array<int, 3> fds{-1, in.get(), in.get()};
+  auto process = spawn_detached("/proc/self/exe", {"cpu_device_test", "--gtest_filter=LargeDeviceBlocksTest.*"}, fds);
+  if (!process) return process.error().message;
+  in.reset();
+  std::string text;
+  char part[4096];
+  for (ssize_t got; (got = read(out.get(), part, sizeof part)) > 0;) text.append(part, static_cast<std::size_t>(got));
+  return text;
+}
+
+TEST(OrdinaryUsersLargeDeviceBlocks, PassTheTestsAbove) {
+  if (!linux_is_at_least(6, 8)) GTEST_SKIP() << "Linux 6.8 is needed for huge pages";
+  const std::string text = as_ordinary_user([]() -> std::string {
+    if (access(private_file("mirrorcl-firmware").c_str(), X_OK) != 0)
+      return "refused: the firmware is not theirs to run";
+    auto file = create_huge_page_file("mirrorcl-test", kBlockSize);
+    if (!file) return file.error().message;
+    if (!file->refusal.empty()) return "refused: " + file->refusal;
+    if (!can_have_huge_page(file->fd.get())) return "refused: the kernel has no huge page";
+    return run_tests_above();
+  });
+  if (text.starts_with("refused")) GTEST_SKIP() << text;
+  EXPECT_NE(text.find("[  PASSED  ]"), std::string::npos) << text;
+  EXPECT_EQ(text.find("[  FAILED  ]"), std::string::npos) << text;
+  // Some may have found that huge pages are slow to come.
+  EXPECT_NE(text.find("[       OK ] LargeDeviceBlocksTest"), std::string::npos) << text;
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "base/pass_descriptors.h"
 #include "base/raw_syscall.h"
-#include "base/send_descriptor.h"
 
 namespace mirrorcl::device {
 

@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <optional>
 #include <utility>
 
+#include "base/log.h"
 #include "base/memory_file.h"
 #include "device/cpu/window_map.h"
 
@@ -72,14 +74,19 @@ MirroredDevice::~MirroredDevice() {
 Result<void> MirroredDevice::initialize() {
   auto memory = create_huge_page_file("mirrorcl-device-memory", window::kDeviceMemoryFileSize);
   if (!memory) return tl::unexpected<Error>(memory.error());
-  memory_.reset(*memory);
-  mmu_.set_memory(*memory);
+  if (!memory->refusal.empty()) {
+    log_info("device memory has huge pages only where transparent_hugepage/shmem_enabled gives them: {}",
+             memory->refusal);
+  }
+  memory_ = std::move(memory->fd);
+  mmu_.set_memory(memory_.get());
   mmu_.limit_kept(memory_size_ / 32);
   // Another device may have been here before.
   if (int error = renew_region(tables(slot_), PROT_READ | PROT_WRITE); error != 0) {
     return fail_errno("cannot map the device's tables", error);
   }
   own_pagemap_.reset(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  if (!own_pagemap_) log_info("device memory has no huge pages: /proc/self/pagemap: {}", strerrordesc_np(errno));
   return start_first_process();
 }
 
@@ -89,6 +96,10 @@ Result<DeviceProcess> MirroredDevice::launch() {
 
 Result<void> MirroredDevice::adopt_process() {
   mmu_.set_pagemaps(process_.pagemap.get(), own_pagemap_.get());
+  if (!process_.pagemap) {
+    log_info("device memory has no huge pages: /proc/self/pagemap of the device process: {}",
+             strerrordesc_np(process_.pagemap_error));
+  }
   mmu_.set_uffd(process_.uffd.get());
   service_channel_.connect(process_.socket.get(), process_.pidfd.get());
   ScopedLock lock(host_->mutex);

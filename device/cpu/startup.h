@@ -4,9 +4,9 @@
 //
 //   A                                         D
 //   fills the ControlBlock, active = 0
-//   Start, then spawns the firmware  ------>  maps the window, takes over the address space, opens its userfaultfd,
-//                                             starts its units
-//   takes the userfaultfd  <----------------  Hello (or Hello with the step that failed)
+//   Start, then spawns the firmware  ------>  opens its pagemap, maps the window, takes over the address space,
+//                                             opens its userfaultfd, starts its units
+//   takes the descriptors  <----------------  Hello (or Hello with the step that failed)
 //   active = 1
 //   MapRequest, as needed  -------------->  maps a file, or changes a protection
 //                          <--------------  MapAnswer
@@ -26,7 +26,7 @@ inline constexpr std::uint64_t kOwnMemory = 0;
 inline constexpr std::uint64_t kApplicationMemory = 1;
 
 // Of Start, Hello, MapRequest, and all that the control region holds (device/packet.h).
-inline constexpr std::uint32_t kProtocolVersion = 4;
+inline constexpr std::uint32_t kProtocolVersion = 5;
 
 // Descriptors of the firmware, in this order.
 enum StartupFd : int {
@@ -49,12 +49,20 @@ struct Start {
   std::uint32_t device;   // which of the application's devices it is, < window::kMaxDevices
 };
 
+// What comes along with a Hello that says ready; nothing from the units of the ATS device.
+enum HelloDescriptor : int {
+  kUserfaultfd = 0,  // of D's address space
+  kPagemap = 1,      // of D: its /proc/self/pagemap, which nobody else may open but who may trace it
+};
+
 struct Hello {
   std::uint32_t magic;        // kHelloMagic
   std::uint32_t version;      // kProtocolVersion of the firmware
-  std::int32_t error_number;  // 0: ready, and the userfaultfd, if any, comes along; else the errno of `failed_step`
+  std::int32_t error_number;  // 0: ready, and HelloDescriptors come along; else the errno of `failed_step`
   std::uint32_t symbol_count;
-  std::uint64_t features;  // UFFD_FEATURE_... that were asked for and granted
+  std::uint64_t features;      // UFFD_FEATURE_... that were asked for and granted
+  std::int32_t pagemap_error;  // 0, or the errno of opening it: it does not come along
+  std::uint32_t reserved;
   char failed_step[64];
 };
 

@@ -2,12 +2,12 @@
 // The control thread once the units run: maps what A asks for into the device's address space, and waits for A's end.
 #include <errno.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
 #include <atomic>
 
+#include "base/pass_descriptors.h"
 #include "base/raw_syscall.h"
 #include "device/cpu/firmware/unit.h"
 #include "device/cpu/startup.h"
@@ -71,19 +71,9 @@ long serve(ClosedRange& closed, const device::MapRequest& request, int fd) noexc
 // False at the end of A.
 bool answer_request(int socket, ClosedRange& closed) noexcept {
   device::MapRequest request{};
-  iovec part{&request, sizeof request};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  const long size = raw_syscall(SYS_recvmsg, socket, &message, MSG_CMSG_CLOEXEC);
-  if (size == -EINTR) return true;
-  if (size != static_cast<long>(sizeof request)) return false;
   int fd = -1;
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (header != nullptr && header->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(header), sizeof fd);
+  const long size = receive_with_descriptor(socket, &request, sizeof request, &fd);
+  if (size != static_cast<long>(sizeof request)) return false;
   device::MapAnswer answer{request.sequence, static_cast<std::int32_t>(serve(closed, request, fd))};
   if (fd >= 0) raw_syscall(SYS_close, fd);
   raw_syscall(SYS_sendto, socket, &answer, sizeof answer, MSG_NOSIGNAL, nullptr, 0);

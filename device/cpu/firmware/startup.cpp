@@ -15,8 +15,10 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 
+#include <span>
+
+#include "base/pass_descriptors.h"
 #include "base/raw_syscall.h"
-#include "base/send_descriptor.h"
 #include "device/cpu/firmware/symbols.h"
 #include "device/cpu/firmware/unit.h"
 
@@ -57,9 +59,11 @@ void set_fs_base(void* base) noexcept {
   raw_syscall(SYS_arch_prctl, 0x1002 /* ARCH_SET_FS */, base);
 }
 
-// Tells A how the start went; with `uffd` >= 0 it goes along.
-void send_hello(device::Hello hello, int uffd) noexcept {
-  (void)send_with_descriptor(device::kSocketFd, &hello, sizeof hello, uffd);
+// Tells A how the start went; those of device::HelloDescriptor that are there go along.
+void send_hello(device::Hello hello, int uffd, int pagemap) noexcept {
+  const int fds[] = {uffd, pagemap};
+  const std::size_t count = uffd < 0 ? 0 : pagemap < 0 ? 1 : 2;
+  (void)send_with_descriptors(device::kSocketFd, &hello, sizeof hello, std::span(fds, count));
 }
 
 device::Hello hello_of(std::int32_t error_number, const char* step) noexcept {
@@ -74,7 +78,7 @@ device::Hello hello_of(std::int32_t error_number, const char* step) noexcept {
 // The result of a step that the start cannot go on without.
 long must(long result, const char* step) noexcept {
   if (result >= 0 || result < -4095) return result;
-  send_hello(hello_of(static_cast<std::int32_t>(-result), step), -1);
+  send_hello(hello_of(static_cast<std::int32_t>(-result), step), -1, -1);
   for (;;) raw_syscall(SYS_exit_group, 71);
 }
 
@@ -188,6 +192,14 @@ int make_own_address_space(std::uint64_t* features) noexcept {
   return uffd;
 }
 
+// Of this process, -1 for none. Where the process is not dumpable its files in /proc are root's, so that this comes
+// first.
+int open_own_pagemap(std::int32_t* error_number) noexcept {
+  const long fd = raw_syscall(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  *error_number = fd < 0 ? static_cast<std::int32_t>(-fd) : 0;
+  return fd < 0 ? -1 : static_cast<int>(fd);
+}
+
 bool avx_usable() noexcept {
   std::uint32_t a = 1;
   std::uint32_t c = 0;
@@ -243,18 +255,22 @@ extern "C" [[noreturn]] void mirrorcl_firmware_main(std::uint64_t memory) {
   control_thread.self = &control_thread;
   set_fs_base(&control_thread);
   install_fault_handlers();
+  std::int32_t pagemap_error = 0;
+  const int pagemap = shares_memory ? -1 : open_own_pagemap(&pagemap_error);
   become_daemon();
   mirrorcl_has_avx = avx_usable() ? 1 : 0;
   take_start_message();
   if (!shares_memory) map_window();
   device::Hello hello = hello_of(0, "");
+  hello.pagemap_error = pagemap_error;
   const int uffd = shares_memory ? -1 : make_own_address_space(&hello.features);
   hello.symbol_count = publish_symbols();
   must(raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS");
   for (std::uint32_t i = 0; i < device_control.block().unit_count; ++i) start_unit(i);
   raw_syscall(SYS_close, device::kWindowFd);
   raw_syscall(SYS_close, device::kDeviceMemoryFd);
-  send_hello(hello, uffd);
+  send_hello(hello, uffd, pagemap);
+  if (pagemap >= 0) raw_syscall(SYS_close, pagemap);
   if (long result = restrict_control(); result < 0)
     die("seccomp of the control thread", static_cast<std::uint64_t>(-result));
   run_control();
