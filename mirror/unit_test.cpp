@@ -4,10 +4,10 @@
 #include <sys/mman.h>
 
 #include <memory_resource>
-#include <mutex>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "mirror/address_space.h"
 #include "mirror/block_table.h"
 #include "mirror/ordered_lock.h"
@@ -225,24 +225,27 @@ TEST(AddressSpaceTest, PresentPagesAndReads) {
 }
 
 TEST(OrderedLock, LocksNestInTheirOrder) {
-  std::mutex first;
-  std::mutex second;
-  for (int i = 0; i < 2; ++i) {
-    OrderedLock outer(first, LockOrder::kStart);
-    OrderedLock inner(second, LockOrder::kPublish);
-    OrderedScope innermost(LockOrder::kRequest);
-    bool taken = false;
-    std::thread([&] { taken = first.try_lock(); }).join();
-    EXPECT_FALSE(taken);
-  }
-  EXPECT_TRUE(first.try_lock());
-  first.unlock();
+  Mutex first;
+  Mutex second;
+  int count = 0;
+  const auto count_up = [&] {
+    for (int i = 0; i < 10'000; ++i) {
+      OrderedLock outer(first, LockOrder::kStart);
+      OrderedLock inner(second, LockOrder::kPublish);
+      OrderedScope innermost(LockOrder::kRequest);
+      ++count;
+    }
+  };
+  std::thread other(count_up);
+  count_up();
+  other.join();
+  EXPECT_EQ(count, 20'000);
 }
 
 #ifndef NDEBUG
 TEST(OrderedLockDeathTest, TheOtherWayRoundIsAnError) {
-  std::mutex first;
-  std::mutex second;
+  Mutex first;
+  Mutex second;
   OrderedLock outer(second, LockOrder::kPublish);
   EXPECT_DEATH(OrderedLock(first, LockOrder::kStart), "order of locking.h");
   EXPECT_DEATH(OrderedLock(first, LockOrder::kPublish), "order of locking.h");
