@@ -2,6 +2,7 @@
 #include "mirror/fault_history.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace mirrorcl::mirror {
 namespace {
@@ -45,6 +46,17 @@ unsigned FaultHistory::oldest() const noexcept {
 void FaultHistory::extend(Entry& entry, std::int32_t stride) noexcept {
   entry.stream.streak = entry.stream.stride_pages == stride ? std::min(entry.stream.streak + 1, kLongestStreak) : 2;
   entry.stream.stride_pages = stride;
+  if (std::abs(stride) != 1 || entry.stream.streak < kLong) return;
+  newest_long_ = static_cast<unsigned>(&entry - entries_.data());
+  const bool has_become_long = std::exchange(entry.guessed, false) || entry.stream.streak == kLong;
+  if (has_become_long) guesses_allowed_ = std::min(guesses_allowed_ + 1, kEntries);
+}
+
+void FaultHistory::begin(Entry& entry) noexcept {
+  const Stream& pattern = entries_[newest_long_].stream;
+  entry.guessed = guesses_allowed_ > 0 && pattern.streak >= kLong;
+  if (entry.guessed) --guesses_allowed_;
+  entry.stream = entry.guessed ? Stream{kLong, pattern.stride_pages} : Stream{};
 }
 
 FaultHistory::Stream FaultHistory::note(std::uint64_t page) noexcept {
@@ -56,7 +68,7 @@ FaultHistory::Stream FaultHistory::note(std::uint64_t page) noexcept {
     extend(entries_[at], static_cast<std::int32_t>(distance(entries_[at].last, page)));
   } else {
     if (at == kEntries) at = oldest();
-    entries_[at].stream = {};
+    begin(entries_[at]);
   }
   Entry& entry = entries_[at];
   entry.last = page;

@@ -262,6 +262,52 @@ TEST(FaultHistoryTest, SeveralStreamsAtOnce) {
   EXPECT_EQ(b.stride_pages, 3);
 }
 
+// Faults of a stream that takes 1, 2, 4, ... pages, and whole blocks in the end.
+void walk(FaultHistory& history, std::uint64_t page, unsigned faults) {
+  for (unsigned i = 0; i < faults; ++i) {
+    const auto stream = history.note(page);
+    const std::uint64_t pages = std::uint64_t{1} << std::min(stream.streak, 9U);
+    history.served(page, page + pages - 1);
+    page += pages;
+  }
+}
+
+TEST(FaultHistoryTest, AfterALongStreamTheNextIsTakenForOne) {
+  FaultHistory history;
+  walk(history, 1 << 20, FaultHistory::kLong);
+  const auto next = history.note(2 << 20);
+  EXPECT_EQ(next.streak, FaultHistory::kLong);
+  EXPECT_EQ(next.stride_pages, 1);
+  EXPECT_EQ(history.note(3 << 20).streak, 1U) << "one guess at a time";
+}
+
+TEST(FaultHistoryTest, AfterAShortStreamNothingIsGuessed) {
+  FaultHistory history;
+  walk(history, 1 << 20, FaultHistory::kLong - 1);
+  EXPECT_EQ(history.note(2 << 20).streak, 1U);
+}
+
+TEST(FaultHistoryTest, AGuessThatProvesRightAllowsTheNext) {
+  FaultHistory history;
+  walk(history, 1 << 20, FaultHistory::kLong);
+  for (std::uint64_t start = 2; start < 50; ++start) {
+    EXPECT_EQ(history.note(start << 20).streak, FaultHistory::kLong);
+    history.served(start << 20, (start << 20) + 511);
+    EXPECT_EQ(history.note((start << 20) + 512).streak, FaultHistory::kLong + 1);
+  }
+}
+
+TEST(FaultHistoryTest, AGuessThatProvesWrongCostsThat) {
+  FaultHistory history;
+  walk(history, 1 << 20, FaultHistory::kLong);
+  unsigned guessed = 0;
+  for (std::uint64_t start = 2; start < 1000; ++start) {
+    if (history.note(start << 20).streak >= FaultHistory::kLong) ++guessed;
+    history.served(start << 20, (start << 20) + 511);
+  }
+  EXPECT_EQ(guessed, 1U);
+}
+
 TEST(FaultHistoryTest, ScatteredFaultsAreNone) {
   FaultHistory history;
   std::uint64_t page = 1;
