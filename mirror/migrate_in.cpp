@@ -235,7 +235,6 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
     contents.set(PageRun{run.first + part.first, part.count});
   }
   const PageMask holes = PageMask(run) & ~contents;
-  note_thread_blocks(block, contents, run, staging);
   // Counted before the device goes on, so that whoever waits for the device sees it.
   counters_.add(&Statistics::pages_to_device, contents.count());
   counters_.add(&Statistics::bytes_to_device, contents.count() * kPageSize);
@@ -244,6 +243,7 @@ Verdict Migrator::adopt(AttachedDevice& device, Block& block, PageRun run, const
   note(device, block.range(run), hms::Action::kMove, Live::To::kDevice,
        contents.none() ? hms::Reason::kFirstTouch : cause_.reason);
   if (contents == PageMask::all() && adopt_whole(device, block, staging, urgent)) return kServed;
+  note_thread_blocks(block, contents, run, staging);
   if (block.in_memory_of(device.index).none()) block.large_on &= static_cast<DeviceSet>(~device.set());
   PageMask copied;
   std::atomic<int> error{0};
@@ -299,10 +299,17 @@ bool Migrator::adopt_whole(AttachedDevice& device, Block& block, std::uint64_t s
   auto* const memory = static_cast<char*>(device->allocate_block(block.base()));
   if (memory == nullptr) return false;
   constexpr PageRun kAll{0, kBlockPages};
-  copy_in_parts(device->capabilities().parallel_copies, kAll, urgent, [&](PageRun part) {
+  PageMask hold_thread_blocks;
+  const auto copy = [&](PageRun part) {
     const std::uint64_t offset = part.first * kPageSize;
     __builtin_memcpy(memory + offset, reinterpret_cast<const void*>(staging + offset), part.count * kPageSize);
-  });
+    for (unsigned page = part.first; page < part.end(); ++page) {  // looked at now that they are in the cache
+      const auto* contents = reinterpret_cast<const void*>(staging + page * kPageSize);
+      if (thread_blocks_.is_one(block.base() + page * kPageSize, contents)) hold_thread_blocks.set(page);
+    }
+  };
+  copy_in_parts(device->capabilities().parallel_copies, kAll, urgent, copy);
+  note_thread_blocks(block, hold_thread_blocks, kAll, staging);
   if (on_device([&] { return device->map_block(block.base()); }) != 0) {
     on_device([&] { return device->unmap(block.range()); });
     return false;

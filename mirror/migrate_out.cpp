@@ -215,18 +215,20 @@ void Migrator::fill_and_move_home(AttachedDevice& device, Block& block, unsigned
     if (moved.count != 0 && device->vacate(block.range(moved)) == 0) result->unmapped.set(moved);
     return progress.error;
   };
+  // Each move makes every CPU forget mappings. Small pages of the device are freed meanwhile, which takes longer.
+  const bool at_once = huge || (block.large_on & device.set()) != 0;
   std::atomic<bool> failed{false};
   const auto fill = [&](PageRun part) {
     const auto destination = reinterpret_cast<void*>(staging + part.first * kPageSize);
     if (device->copy_out(block.range(part), destination) != 0)
       failed.store(true, std::memory_order_relaxed);
-    else if (!huge)
+    else if (!at_once)
       (void)move(part);
   };
   constexpr PageRun kAll{0, kBlockPages};
   copy_in_parts(device->capabilities().parallel_copies, kAll, urgent, fill);
   // Events that are on their way come first, then it is tried again.
-  if (huge && !failed.load(std::memory_order_relaxed)) block.was_huge = passes(move(kAll));
+  if (at_once && !failed.load(std::memory_order_relaxed)) block.was_huge = passes(move(kAll)) && huge;
 }
 
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.

@@ -34,15 +34,20 @@ void ThreadBlocks::open() {
   }).join();
 }
 
-void ThreadBlocks::note(std::uint64_t address, const void* page) noexcept {
-  if (block_offset_ == kUnknown) return;
+bool ThreadBlocks::is_one(std::uint64_t address, const void* page) const noexcept {
+  if (block_offset_ == kUnknown) return false;
   const std::uint64_t block = address + block_offset_;
-  const char* contents = static_cast<const char*>(page) + block_offset_;
   std::uint64_t words[3];
+  __builtin_memcpy(words, static_cast<const char*>(page) + block_offset_, sizeof words);
+  return words[0] == block && words[2] == block;
+}
+
+void ThreadBlocks::note(std::uint64_t address, const void* page) noexcept {
+  if (!is_one(address, page)) return;
+  const std::uint64_t block = address + block_offset_;
   std::uint32_t id;
-  __builtin_memcpy(words, contents, sizeof words);
-  __builtin_memcpy(&id, contents + id_offset_, sizeof id);
-  if (words[0] != block || words[2] != block || id == 0 || is_gone(id)) return;
+  __builtin_memcpy(&id, static_cast<const char*>(page) + block_offset_ + id_offset_, sizeof id);
+  if (id == 0 || is_gone(id)) return;
   std::size_t place = threads_end_;
   for (std::size_t i = 0; i < threads_end_; ++i) {
     if (threads_[i].id_address == block + id_offset_ || (threads_[i].id == 0 && place == threads_end_)) place = i;

@@ -25,6 +25,8 @@ class ThreadBlocks {
   // Finds out where libc puts control blocks and ids, with a thread of its own. Without such a place nothing is noted.
   // Before the mirror's threads start.
   void open();
+  // Any thread: whether the page at `address` with the contents `page`, which is pinned, looks like one of them.
+  bool is_one(std::uint64_t address, const void* page) const noexcept;
   // The page at `address` with the contents `page`, which is pinned, goes to a device.
   void note(std::uint64_t address, const void* page) noexcept;
   // What is noted. An entry is freed by setting its id to 0.
