@@ -559,6 +559,16 @@ TEST_F(MirrorTest, RegionsOfAStreamGrow) {
   EXPECT_LT(device_.faults(), 16U);
 }
 
+TEST_F(MirrorTest, AStreamThatGoesOnElsewhereTakesWholeBlocksAtOnce) {
+  constexpr std::size_t kBlock = 512;
+  TestMemory memory(12 * kBlock);
+  for (std::size_t i = 0; i < 12 * kBlock; ++i) *memory.word(i) = i;
+  for (std::size_t i = 0; i < 4 * kBlock; ++i) ASSERT_EQ(device_.load(memory.word(i)), i);
+  const std::uint64_t before = device_.faults();
+  for (std::size_t i = 8 * kBlock; i < 9 * kBlock; ++i) ASSERT_EQ(device_.load(memory.word(i)), i);
+  EXPECT_LT(device_.faults() - before, 4U);
+}
+
 // Read-only memory is not registered, so that no event tells that it has been replaced.
 TEST_F(TransitionsTest, WhatMovesToWhereADeviceHasASnapshotIsSeenThere) {
   TestMemory from(2);
