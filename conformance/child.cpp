@@ -12,24 +12,25 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "conformance/harness.h"
+#include "device/window.h"
 
 namespace mirrorcl::conformance {
 namespace {
 
-// Where application and device process share their control block (docs/architecture.md); what is mapped there tells
-// which device process is whose.
-constexpr const char* kSharedWindowStart = "200004000000-";
-
-// Device and inode of the file at the start of the shared window, "" if there is none.
+// Device and inode of the file that application and device process share at the start of their control blocks
+// (docs/architecture.md), which tells whose a device process is; "" if there is none.
 std::string window_file_of(pid_t id) {
+  std::ostringstream start;
+  start << std::hex << window::kSharedControl.start << '-';
   std::ifstream maps("/proc/" + std::to_string(id) + "/maps");
   std::string range, mode, offset, device, inode, rest;
   while (maps >> range >> mode >> offset >> device >> inode) {
     std::getline(maps, rest);
-    if (range.rfind(kSharedWindowStart, 0) == 0) return inode == "0" ? "" : device + ":" + inode;
+    if (range.rfind(start.str(), 0) == 0) return inode == "0" ? "" : device + ":" + inode;
   }
   return "";
 }

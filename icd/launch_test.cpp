@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launches (OpenCL 3.0, 5.10): grids and their errors, arguments, what kernels may not do, the sudden end of the
 // device, printed text, and the order of maps.
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -11,12 +10,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <mutex>
 #include <numeric>
 #include <string>
 
 #include "icd/command_fixture.h"
+#include "icd/device_processes.h"
 
 namespace mirrorcl::icd::testing {
 namespace {
@@ -348,29 +347,6 @@ TEST_F(LaunchTest, TheContextIsToldWhichKernelFailedAndHow) {
   EXPECT_EQ(cl().clReleaseProgram(of), CL_SUCCESS);
   EXPECT_EQ(cl().clReleaseCommandQueue(to), CL_SUCCESS);
   EXPECT_EQ(cl().clReleaseContext(own), CL_SUCCESS);
-}
-
-// Device and inode of the file at the start of the shared part of process `id`'s window, empty if there is none.
-std::string window_file_of(const std::string& id) {
-  std::ifstream maps("/proc/" + id + "/maps");
-  std::string range, mode, offset, disk, inode, rest;
-  while (maps >> range >> mode >> offset >> disk >> inode && std::getline(maps, rest)) {
-    if (range.rfind("200004000000-", 0) == 0) return disk + ":" + inode;
-  }
-  return {};
-}
-
-// The other processes with this process's window, one for each device.
-std::vector<pid_t> device_processes() {
-  const std::string ours = window_file_of("self");
-  std::vector<pid_t> found;
-  DIR* folder = opendir("/proc");
-  while (const dirent* entry = readdir(folder)) {
-    const pid_t id = std::atoi(entry->d_name);
-    if (id > 0 && id != getpid() && !ours.empty() && window_file_of(entry->d_name) == ours) found.push_back(id);
-  }
-  closedir(folder);
-  return found;
 }
 
 TEST_F(LaunchTest, TheDeviceProcessKilledInTheMiddleOfAKernel) {

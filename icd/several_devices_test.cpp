@@ -7,13 +7,12 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "CL/cl_ext_mirrorcl.h"
 #include "icd/command_fixture.h"
+#include "icd/device_processes.h"
 
 namespace mirrorcl::icd::testing {
 namespace {
@@ -341,26 +340,6 @@ TEST_F(TwoDevices, BinariesAreEachOnes) {
   EXPECT_EQ(error, CL_INVALID_BINARY);
   EXPECT_EQ(status, (std::array<cl_int, 2>{CL_SUCCESS, CL_INVALID_BINARY}));
   for (cl_program each : {six, loaded, of_one}) EXPECT_EQ(cl().clReleaseProgram(each), CL_SUCCESS);
-}
-
-// Processes, other than this one, that have this one's window.
-std::vector<pid_t> device_processes() {
-  const auto window_of = [](const std::string& id) -> std::string {
-    std::ifstream maps("/proc/" + id + "/maps");
-    std::string range, mode, offset, disk, inode, rest;
-    while (maps >> range >> mode >> offset >> disk >> inode && std::getline(maps, rest)) {
-      if (range.rfind("200004000000-", 0) == 0) return disk + ":" + inode;
-    }
-    return {};
-  };
-  const std::string ours = window_of("self");
-  std::vector<pid_t> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename();
-    const pid_t id = std::atoi(name.c_str());
-    if (id > 0 && id != getpid() && !ours.empty() && window_of(name) == ours) found.push_back(id);
-  }
-  return found;
 }
 
 TEST_F(TwoDevices, OneDiesWhileTheOtherGoesOn) {

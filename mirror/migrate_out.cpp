@@ -159,7 +159,11 @@ void Migrator::copy_home(AttachedDevice& device, const Block& block, PageRun run
   copy_contents_home(device, block, run, leave, result);
   if (leave == Leave::kCopy) return;
   // Freeing takes as long as copying. Here another part is copied meanwhile.
-  const PageMask done = (result->arrived | result->skipped) & PageMask(run);
+  // Only pages of `run` are looked at: other threads note those of other parts at the same time.
+  PageMask done;
+  for (unsigned page = run.first; page < run.end(); ++page) {
+    if (result->arrived.test(page) || result->skipped.test(page)) done.set(page);
+  }
   for (PageRun part = done.next_run(run.first); part.count != 0; part = done.next_run(part.end())) {
     if (device->vacate(block.range(part)) == 0) result->unmapped.set(part);
   }
