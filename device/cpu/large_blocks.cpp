@@ -89,8 +89,8 @@ void LargeBlocks::note_table(std::uint64_t address, bool has) noexcept {
   }
 }
 
-bool LargeBlocks::keep(Block& block) noexcept {
-  if (kept_count_.fetch_add(1) < most_kept_) {
+bool LargeBlocks::keep(Block& block, bool anyway) noexcept {
+  if (kept_count_.fetch_add(1) < (anyway ? kMostKept : most_kept_)) {
     for (std::atomic<Block*>& one : tables_->kept) {
       Block* none = nullptr;
       if (!one.compare_exchange_strong(none, &block)) continue;

@@ -54,8 +54,8 @@ class LargeBlocks {
   bool has_table(std::uint64_t address) const noexcept;
   void note_table(std::uint64_t address, bool has) noexcept;
 
-  // Blocks that are kept, with no live page. Any thread. False: there are too many.
-  bool keep(Block& block) noexcept;
+  // Blocks that are kept, with no live page. Any thread. False: there are too many. `anyway`: also beyond the limit.
+  bool keep(Block& block, bool anyway = false) noexcept;
   // It is kept no longer, if it was.
   void use(Block& block) noexcept;
   std::uint64_t kept_bytes() const noexcept { return kept_count_.load(std::memory_order_relaxed) * kSize; }

@@ -232,7 +232,7 @@ int Mmu::unmap(Range range) noexcept {
     }
     large_.use(*block);
     const bool last = block->clear_live(pages_of(part));
-    return last || block->live_count == 0 ? free_block(*block) : punch_memory_file(memory_, part.start, part.size);
+    return last || block->live_count == 0 ? free_or_keep(*block) : punch_memory_file(memory_, part.start, part.size);
   });
 }
 
@@ -245,7 +245,7 @@ int Mmu::vacate(Range range) noexcept {
     if (!block->clear_live(pages_of(part)))
       return is_mapped(part) ? punch_memory_file(memory_, part.start, part.size) : 0;
     const Range whole{mirror::block_down(part.start), kBlockSize};
-    return !is_mapped(whole) && large_.keep(*block) ? 0 : free_block(*block);
+    return !is_mapped(whole) && large_.keep(*block) ? 0 : free_or_keep(*block);
   });
 }
 
@@ -254,6 +254,13 @@ int Mmu::free_block(Large& block) noexcept {
   const int error = punch_memory_file(memory_, base, kBlockSize);
   if (error == 0) large_.remove(block);
   return error;
+}
+
+// What cannot be freed, and D does not see, is used for the block's next turn, or freed with what is kept.
+int Mmu::free_or_keep(Large& block) noexcept {
+  const Range whole{block.base, kBlockSize};
+  const int error = free_block(block);
+  return error != 0 && !is_mapped(whole) && large_.keep(block, true) ? 0 : error;
 }
 
 void Mmu::free_kept() noexcept {

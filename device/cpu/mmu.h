@@ -90,6 +90,7 @@ class Mmu {
   int map_small(mirror::Range range, mirror::Access access) noexcept;
   mirror::Progress copy_in_small(mirror::Range range, const void* source, mirror::Access access) noexcept;
   int free_block(Large& block) noexcept;
+  int free_or_keep(Large& block) noexcept;
   bool may_make_huge() noexcept;
   bool make_huge(std::uint64_t address) noexcept;
 
