@@ -6,15 +6,16 @@
 // device and on the ATS device, which has nothing to move.
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "bench/report.h"
 #include "bench/samples.h"
@@ -79,68 +80,70 @@ FirstTrip measure(Platform& platform) {
   return {first, first - resident, first_home - home};
 }
 
-// What is done again and again is measured five times in a row, of which the best counts: the first times, memory is
-// still found for the pages.
-constexpr int kInARow = 5;
+// Moves memory to the device and home, `rounds` times; what each way cost in the last quarter of them, when both sides
+// use memory that they have had before.
+struct RoundTrips {
+  std::vector<double> to_device;  // seconds
+  std::vector<double> to_host;
+};
 
-template <typename Once>
-double best_of(Once once) {
-  double best = once();
-  for (int i = 1; i < kInARow; ++i) best = std::min(best, once());
-  return best;
-}
-
-// Memory that goes to the device and comes home as often as it is asked for.
-class RoundTrips {
- public:
-  RoundTrips(Platform& platform, Pages pages)
-      : platform_(platform), kernel_(platform.kernel(kSource, "increment")), words_(touched_memory(pages)) {}
-
-  // Seconds.
-  struct Trip {
-    double to_device;
-    double to_host;
+RoundTrips round_trips(Platform& platform, Pages pages, int rounds) {
+  cl_kernel kernel = platform.kernel(kSource, "increment");
+  const Words words = touched_memory(pages);
+  platform.set_pointers(kernel, {words.get()});
+  const auto run = [&] {
+    platform.enqueue(kernel, {kWords, 256});
+    platform.finish();
   };
-  Trip next() {
-    platform_.set_pointers(kernel_, {words_.get()});
-    const auto run = [&] {
-      platform_.enqueue(kernel_, {kWords, 256});
-      platform_.finish();
-    };
-    const std::uint64_t sum = sum_of(words_);
-    // Later than the mirror's window for pages that go back and forth: they migrate, and do not become coherent.
-    const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(120)); };
+  // Later than the mirror's window for pages that go back and forth: they migrate, and do not become coherent.
+  const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(120)); };
+  RoundTrips trips;
+  for (int round = 1; round <= rounds; ++round) {
+    const std::uint64_t sum = sum_of(words);
     wait();
     const double away = time_of(run);
     const double resident = time_of(run);
     wait();
-    const double back = time_of([&] { increment(words_); });
-    const double home = time_of([&] { increment(words_); });
-    expect(sum_of(words_) == sum + 4 * kWords, "sum of the words after a round trip");
-    return {away - resident, back - home};
+    const double back = time_of([&] { increment(words); });
+    const double home = time_of([&] { increment(words); });
+    expect(sum_of(words) == sum + 4 * kWords, "sum of the words after a round trip");
+    if (round <= rounds - (rounds + 3) / 4) continue;
+    trips.to_device.push_back(away - resident);
+    trips.to_host.push_back(back - home);
   }
+  return trips;
+}
 
- private:
-  Platform& platform_;
-  cl_kernel kernel_;
-  Words words_;
-};
-
-void add_round_trips(const Setup& setup, const std::string& name, Pages pages) {
-  auto trips = std::make_shared<std::unique_ptr<RoundTrips>>();
-  const auto next = [trips, pages, &device = *setup.mirrorcl] {
-    if (*trips == nullptr) *trips = std::make_unique<RoundTrips>(device, pages);
-    return (*trips)->next();
+// Two benchmarks of one probe: what it found for the other is kept for that.
+void add_round_trips(const Setup& setup, const std::string& pages) {
+  const auto kept = std::make_shared<std::map<std::string, double>>();
+  const auto measured = [kept, pages, rounds = setup.scaled(16, 4),
+                         vendors = setup.vendors.mirrorcl_only()](const std::string& way) -> Measurement {
+    if (!kept->contains(way)) {
+      *kept = run_probe("round-trips", {"MirrorCL", pages, std::to_string(rounds)}, {{"OCL_ICD_VENDORS", vendors}});
+    }
+    const double seconds = kept->at(way);
+    kept->erase(way);
+    return {seconds, kBytes};
   };
-  setup.add("migration/" + name + "to_device_again", benchmark::kMillisecond, [next]() -> Measurement {
-    return {best_of([&] { return next().to_device; }), kBytes};
-  });
-  setup.add("migration/" + name + "to_host_again", benchmark::kMillisecond, [next]() -> Measurement {
-    return {best_of([&] { return next().to_host; }), kBytes};
-  });
+  for (const std::string way : {"to_device", "to_host"}) {
+    setup.add("round_trips/" + pages + "_" + way, benchmark::kMillisecond, [=] { return measured(way); });
+  }
 }
 
 }  // namespace
+
+int round_trips_probe(const std::string& name, const std::string& pages, int rounds) try {
+  const cl_platform_id id = find_platform(name);
+  expect(id != nullptr, "platform " + name);
+  Platform platform(id);
+  const RoundTrips trips = round_trips(platform, pages == "huge" ? Pages::kHuge : Pages::kAsMallocGives, rounds);
+  std::printf("to_device %.9f\nto_host %.9f\n", median(trips.to_device), median(trips.to_host));
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "round-trips probe: %s\n", error.what());
+  return 1;
+}
 
 int first_touch_probe(const std::string& name) try {
   const cl_platform_id id = find_platform(name);
@@ -161,8 +164,8 @@ void add_migration_benchmarks(const Setup& setup) {
     setup.add("migration/to_host", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
       return {measure(device).to_host, kBytes};
     });
-    add_round_trips(setup, "", Pages::kAsMallocGives);
-    add_round_trips(setup, "huge_", Pages::kHuge);
+    add_round_trips(setup, "malloc");
+    add_round_trips(setup, "huge");
   }
   if (setup.mirrorcl != nullptr) {
     for (const std::string kind : {"mirrored", "ats"}) {
@@ -184,7 +187,7 @@ void add_migration_benchmarks(const Setup& setup) {
   setup.add("migration/memcpy_resident", benchmark::kMillisecond, []() -> Measurement {
     const Words from = touched_memory();
     const Words to = touched_memory();
-    const double seconds = best_of([&] { return time_of([&] { std::memcpy(to.get(), from.get(), kBytes); }); });
+    const double seconds = time_of([&] { std::memcpy(to.get(), from.get(), kBytes); });
     expect(to[kWords - 1] == kWords - 1, "memcpy");
     return {seconds, kBytes};
   });
@@ -196,12 +199,12 @@ void add_migration_benchmarks(const Setup& setup) {
                         "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 1.5});
   const auto add_again = [&](const std::string& what, const std::string& name) {
     setup.report.add_row(
-        {what, "migration/" + name, "migration/memcpy_resident", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 0.8});
+        {what, "round_trips/" + name, "migration/memcpy_resident", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 0.8});
   };
-  add_again("the same to the device again / memcpy of resident memory", "to_device_again");
-  add_again("and back to the CPU again / memcpy of resident memory", "to_host_again");
-  add_again("huge pages to the device again / memcpy of resident memory", "huge_to_device_again");
-  add_again("and back to the CPU again / memcpy of resident memory", "huge_to_host_again");
+  add_again("the same to the device again / memcpy of resident memory", "malloc_to_device");
+  add_again("and back to the CPU again / memcpy of resident memory", "malloc_to_host");
+  add_again("huge pages to the device again / memcpy of resident memory", "huge_to_device");
+  add_again("and back to the CPU again / memcpy of resident memory", "huge_to_host");
 }
 
 }  // namespace mirrorcl::bench
