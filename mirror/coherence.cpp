@@ -236,7 +236,7 @@ int Migrator::replace_mapping(Range range, HostAgent::Expect expected, AttachedD
   }
   bool replaced_ours = false;
   if (error == 0) {
-    error = move_scratch(range, expected, {&space_, mapping->protection}, &replaced_ours);
+    error = move_scratch(range, expected, {&space_, *mapping}, &replaced_ours);
     if (error == -ENOENT && (events_.pending_on(range) || events_on_their_way())) error = -EAGAIN;
   }
   if (error != 0) {
@@ -266,11 +266,11 @@ void Migrator::drop_scratch(std::uint64_t size) noexcept {
 }
 
 // 0 and whether what was expected has been replaced, or -errno and nothing has been moved.
-int Migrator::move_scratch(Range range, HostAgent::Expect expected, HostAgent::Protection protection,
+int Migrator::move_scratch(Range range, HostAgent::Expect expected, const HostAgent::Unchanged& unchanged,
                            bool* replaced_ours) noexcept {
   const Range scratch{kScratch.start, range.size};
   events_.begin_operation(range, scratch);
-  const int error = agent_.move_mapping(scratch, range.start, expected, protection, events_, host_);
+  const int error = agent_.move_mapping(scratch, range.start, expected, unchanged, events_, host_);
   *replaced_ours = events_.end_operation(agent_.made_call());
   if (error != 0) return error;
   // The move leaves a hole in the window.
@@ -316,7 +316,7 @@ void Migrator::give_back(Range range) noexcept {
   for (PageRun run = taken.next_run(0); run.count != 0 && error == 0; run = taken.next_run(run.end())) {
     const std::uint64_t offset = run.first * kPageSize;
     error = agent_.move_mapping({scratch.start + offset, run.count * kPageSize}, range.start + offset,
-                                HostAgent::Expect::kAnything, {&space_, mapping->protection}, events_, host_);
+                                HostAgent::Expect::kAnything, {&space_, *mapping}, events_, host_);
     if (error == -EAGAIN) error = 0;  // he has unmapped it, too
   }
   if (error != 0) log_error("{:#x} has lost what was written there: error {}", range.start, -error);

@@ -25,6 +25,7 @@ struct Kind {
   std::atomic<std::uint64_t> first{~std::uint64_t{0}};
   std::atomic<std::uint64_t> end{0};
   std::atomic<int> error{0};
+  std::atomic<std::uint64_t> before{~std::uint64_t{0}};
 };
 
 std::array<Kind, kInjectedKinds> g_kinds;
@@ -215,7 +216,10 @@ void inject_nothing() noexcept {
   g_one_in.store(0);
   g_hidden.store(0);
   g_before.store(~std::uint64_t{0});
-  for (Kind& kind : g_kinds) kind.first.store(~std::uint64_t{0});
+  for (Kind& kind : g_kinds) {
+    kind.first.store(~std::uint64_t{0});
+    kind.before.store(~std::uint64_t{0});
+  }
 }
 
 void hide_userfaultfd_features(std::uint64_t features) noexcept {
@@ -225,6 +229,12 @@ void hide_userfaultfd_features(std::uint64_t features) noexcept {
 void before_call(std::uint64_t skip, void (*what)()) noexcept {
   g_what.store(what);
   g_before.store(g_calls.load() + skip);
+}
+
+void before_call(Injected which, std::uint64_t skip, void (*what)()) noexcept {
+  Kind& kind = g_kinds[static_cast<unsigned>(which)];
+  g_what.store(what);
+  kind.before.store(kind.calls.load() + skip);
 }
 
 InjectionCounts injection_counts() noexcept {
@@ -250,6 +260,7 @@ long mirrorcl::hooked_system_call(long number, long a, long b, long c, long d, l
   if (g_calls.fetch_add(1) == g_before.load()) g_what.load()();
   Kind& kind = g_kinds[static_cast<unsigned>(*which)];
   const std::uint64_t call = kind.calls.fetch_add(1);
+  if (call == kind.before.load()) g_what.load()();
   if (call >= kind.first.load() && call < kind.end.load()) {
     kind.faults.fetch_add(1);
     return fail_call(*which, kind.error.load(), b, c);

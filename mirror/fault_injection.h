@@ -44,6 +44,8 @@ void inject_nothing() noexcept;
 void hide_userfaultfd_features(std::uint64_t features) noexcept;
 // Called before the call number `skip` of any kind from now on, once; from the mirror's threads.
 void before_call(std::uint64_t skip, void (*what)()) noexcept;
+// The same, of calls of `kind` alone.
+void before_call(Injected kind, std::uint64_t skip, void (*what)()) noexcept;
 
 InjectionCounts injection_counts() noexcept;
 

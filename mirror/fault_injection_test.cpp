@@ -380,6 +380,100 @@ TEST_F(FaultInjectionTest, WhatSomebodyElseHasGotIsNotDiscarded) {
   EXPECT_EQ(lost, 0U);
 }
 
+// Between the host agent's look at a mapping and its call, a thread unmaps it and gets the address again. It cannot go
+// on before its event has been read, so it does so after the call: what it writes then stays. Each call of the agent's
+// that changes what it has looked at.
+struct Replacement {
+  const char* name;
+  bool use_move;
+  int flags;      // of the mapping
+  bool coherent;  // when the agent is asked
+  bool ends;      // the page's being coherent or its being with the device, rather than its being at home
+  Injected call;
+};
+
+class ReuseTest : public FaultInjectionTest, public ::testing::WithParamInterface<Replacement> {};
+
+TEST_P(ReuseTest, WhatAThreadWritesWhereItHasUnmappedIsKept) {
+  const Replacement& replacement = GetParam();
+  if (replacement.use_move) SKIP_WITHOUT_MOVE();
+  static std::atomic<char*> to_be_unmapped;
+  static std::atomic<bool> called;
+  static std::atomic<bool> written;
+  static AddressSpace* space;
+  static char* address;
+  auto opened = AddressSpace::open();
+  ASSERT_TRUE(opened.has_value());
+  space = &*opened;
+  for (int round = 0; round < 3; ++round) {
+    MirrorOptions options;
+    options.use_move = replacement.use_move;
+    options.coherent_after_returns = replacement.coherent ? 1 : 0;
+    options.coherent_window_ms = 60'000;
+    ASSERT_NO_FATAL_FAILURE(start(options));
+    TestMemory own(1);
+    munmap(own.data(), kPageSize);
+    const auto map = [&] {
+      return mmap(own.data(), kPageSize, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | replacement.flags, -1, 0);
+    };
+    ASSERT_EQ(map(), own.data());
+    *own.word(0) = 5;
+    for (std::uint64_t i = 0; i < 3 && replacement.ends; ++i) ASSERT_NO_FATAL_FAILURE(exchange(own.word(0), 5));
+    if (replacement.coherent && !replacement.ends) {
+      ASSERT_EQ(device_.load(own.word(0)), 5U);
+      ASSERT_EQ(std::atomic_ref(*own.word(0)).load(), 5U);
+    }
+    address = own.data();
+    to_be_unmapped = nullptr;
+    called = written = false;
+    std::atomic<bool> stop{false};
+    bool mapped = false;
+    std::thread tenant([&] {
+      while (!stop && to_be_unmapped == nullptr) std::this_thread::yield();
+      if (to_be_unmapped == nullptr) return;
+      munmap(to_be_unmapped, kPageSize);
+      // The mirror may have left something empty there.
+      mapped = map() == own.data();
+      if (mapped) *own.word(0) = 77;
+      written = true;
+    });
+    before_call(replacement.call, 0, [] {
+      to_be_unmapped = address;
+      const auto unmapped = reinterpret_cast<std::uint64_t>(address);
+      for (unsigned i = 0; i < 1'000'000 && !written && space->query(unmapped); ++i) sched_yield();
+      called = true;
+      for (unsigned i = 0; i < 10 && !written; ++i) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    });
+    if (replacement.ends) {
+      mirror_->bring_home({reinterpret_cast<std::uint64_t>(own.data()), kPageSize});
+    } else {
+      std::uint64_t value = 0;
+      (void)device_.read(own.word(0), &value, sizeof value);
+    }
+    // The device may go on before the mapping is replaced.
+    for (int i = 0; i < 10'000 && !called; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_TRUE(called);
+    stop = true;
+    tenant.join();
+    inject_nothing();
+    mirror_->drain_events();
+    if (mapped) {
+      EXPECT_EQ(*own.word(0), 77U);
+      EXPECT_EQ(device_.load(own.word(0)), 77U);
+    }
+    mirror_.reset();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Calls, ReuseTest,
+                         ::testing::Values(Replacement{"ToCoherence", true, 0, true, false, Injected::kRemap},
+                                           Replacement{"FromCoherence", true, 0, true, true, Injected::kRemap},
+                                           Replacement{"ToTheDevice", false, 0, false, false, Injected::kRemap},
+                                           Replacement{"LockedToTheDevice", false, MAP_LOCKED, false, false,
+                                                       Injected::kAdvise}),
+                         [](const auto& test) { return test.param.name; });
+
 // A thread changes some of the pages that go to a device, with UFFDIO_MOVE or without, at each step of their way. The
 // others stay as they are, wherever it comes in between: also while the kernel, which is about to discard the
 // application's pages, waits for the event of that to be read.

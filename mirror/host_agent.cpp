@@ -9,8 +9,13 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
+#include <span>
+#include <string_view>
+
 #include "base/log.h"
 #include "base/raw_syscall.h"
+#include "mirror/clock.h"
+#include "mirror/insist.h"
 #include "mirror/page_mask.h"
 
 namespace mirrorcl::mirror {
@@ -18,14 +23,34 @@ namespace {
 
 constexpr int kPopulateWrite = 23;   // MADV_POPULATE_WRITE, 5.14
 constexpr int kDontneedLocked = 24;  // MADV_DONTNEED_LOCKED, 5.18
+// For how long events are left unread while the agent's call neither ends nor waits for one, which means that it waits
+// for its turn.
+constexpr std::uint64_t kHoldNs = 100'000'000;
+
+// The name of the function of the kernel that the thread sleeps in; "0": in none, or the kernel does not tell.
+std::string_view read_wait_channel(int fd, std::span<char> buffer) noexcept {
+  const long size = raw_syscall(SYS_pread64, fd, buffer.data(), buffer.size(), 0);
+  return size <= 0 ? "0" : std::string_view(buffer.data(), static_cast<std::size_t>(size));
+}
+
+bool is_same(const MappingInfo& a, const MappingInfo& b, std::uint64_t address) noexcept {
+  const auto offset = [address](const MappingInfo& m) {
+    return m.anonymous ? 0 : m.file_offset + address - m.range.start;
+  };
+  return a.protection == b.protection && a.shared == b.shared && a.file == b.file && offset(a) == offset(b);
+}
 
 }  // namespace
 
 Result<void> HostAgent::start(PinnedArena& arena) {
   done_.reset(eventfd(0, EFD_CLOEXEC));
   if (!done_) return fail_errno("cannot create an eventfd", errno);
-  return thread_.start(
+  waits_ = Waits::kUntried;
+  ready_.store(false, std::memory_order_relaxed);
+  auto started = thread_.start(
       arena, "mirror-agent", [](void* self) { static_cast<HostAgent*>(self)->run(); }, this);
+  while (started && !ready_.load(std::memory_order_acquire)) raw_syscall(SYS_sched_yield);
+  return started;
 }
 
 void HostAgent::stop() noexcept {
@@ -34,7 +59,41 @@ void HostAgent::stop() noexcept {
   thread_.join();
 }
 
+// Whether waits_for_reader() can be relied on: the agent, which has nothing to do, sleeps. Its first call has come.
+bool HostAgent::can_tell_waits() noexcept {
+  if (waits_ != Waits::kUntried) return waits_ == Waits::kTold;
+  char name[64];
+  constexpr int kLooks = 100;
+  waits_ = Waits::kUnknown;
+  for (int i = 0; i < kLooks && waits_ != Waits::kTold && wait_channel_; ++i) {
+    if (read_wait_channel(wait_channel_.get(), name) != "0") waits_ = Waits::kTold;
+    if (waits_ != Waits::kTold) pause_briefly();
+  }
+  return waits_ == Waits::kTold;
+}
+
+// Whether the agent's call has raised an event and goes on when it has been read.
+bool HostAgent::waits_for_reader() const noexcept {
+  char name[64];
+  return read_wait_channel(wait_channel_.get(), name).find("userfaultfd") != std::string_view::npos;
+}
+
+// There are events. False: the agent is done and has not raised them. True once it waits for one to be read.
+bool HostAgent::comes_to_wait() const noexcept {
+  constexpr unsigned kSpins = 50;
+  const std::uint64_t start = now_ns();
+  for (unsigned looks = 0; state_.load(std::memory_order_acquire) == kPosted; ++looks) {
+    if (waits_for_reader() || now_ns() - start > kHoldNs) return true;
+    if (looks < kSpins) raw_syscall(SYS_sched_yield);
+    if (looks >= kSpins) pause_briefly();
+  }
+  return false;
+}
+
 void HostAgent::run() noexcept {
+  const long wait_channel = raw_syscall(SYS_openat, AT_FDCWD, "/proc/thread-self/wchan", O_RDONLY | O_CLOEXEC);
+  if (wait_channel >= 0) wait_channel_.reset(static_cast<int>(wait_channel));
+  ready_.store(true, std::memory_order_release);
   for (;;) {
     std::uint32_t state = state_.load(std::memory_order_acquire);
     if (state == kStop) return;
@@ -54,11 +113,13 @@ void HostAgent::run() noexcept {
 }
 
 int HostAgent::look(const SystemCall& wanted) noexcept {
-  if (const int error = confirm(wanted); error != 0 || wanted.protection.space == nullptr) return error;
+  const Unchanged& unchanged = wanted.unchanged;
+  if (const int error = confirm(wanted); error != 0 || unchanged.space == nullptr) return error;
   // Last, and immediately before the call: mprotect raises no event.
-  const auto mapping = wanted.protection.space->query_from(wanted.target.start);
+  const auto mapping = unchanged.space->query_from(wanted.target.start);
   const bool same = mapping && mapping->range.start <= wanted.target.start &&
-                    mapping->range.end() >= wanted.target.end() && mapping->protection == wanted.protection.value;
+                    mapping->range.end() >= wanted.target.end() &&
+                    is_same(*mapping, unchanged.mapping, wanted.target.start);
   return same ? 0 : -EAGAIN;
 }
 
@@ -80,6 +141,9 @@ int HostAgent::confirm(const SystemCall& wanted) noexcept {
 
 long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfaultfd* host, Range zero_missing) {
   int host_fd = events.fd();
+  // What was looked at is to stay as it is until the call has been made.
+  bool hold = wanted.expected != Expect::kAnything && can_tell_waits();
+  const bool acts_after_event = wanted.number == SYS_madvise;
   wanted_ = wanted;
   state_.store(kPosted, std::memory_order_release);
   futex_wake(&state_, 1);
@@ -88,8 +152,13 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
     timespec timeout{0, 1'000'000};
     // The timeout matters only where a zero page was refused and must be tried again.
     raw_syscall(SYS_ppoll, waits, 2, zero_missing.size != 0 ? &timeout : nullptr, nullptr, 0);
-    if ((waits[1].revents & POLLIN) != 0) events.read_pending();
-    if ((waits[0].revents & POLLIN) != 0) {
+    const bool done = (waits[0].revents & POLLIN) != 0;
+    if ((waits[1].revents & POLLIN) != 0 && hold && !done && comes_to_wait()) {
+      hold = acts_after_event;
+      if (hold) events.read_next();
+    }
+    if ((waits[1].revents & POLLIN) != 0 && !hold) events.read_pending();
+    if (done) {
       std::uint64_t count;
       raw_syscall(SYS_read, done_.get(), &count, sizeof count);
       // The agent's results come with its state; the eventfd, which the language's memory model does not know, only
@@ -110,15 +179,15 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
   }
 }
 
-int HostAgent::move_mapping(Range from, std::uint64_t to, Expect expected, Protection protection, HostEvents& events,
-                            const Userfaultfd& host) noexcept {
+int HostAgent::move_mapping(Range from, std::uint64_t to, Expect expected, const Unchanged& unchanged,
+                            HostEvents& events, const Userfaultfd& host) noexcept {
   auto size = static_cast<long>(from.size);
   long result = call({SYS_mremap,
                       {static_cast<long>(from.start), size, size, MREMAP_MAYMOVE | MREMAP_FIXED, static_cast<long>(to)},
                       expected,
                       &host,
                       {to, from.size},
-                      protection},
+                      unchanged},
                      events);
   return result < 0 && result > -4096 ? static_cast<int>(result) : 0;
 }

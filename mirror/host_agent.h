@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 
 #include "base/futex.h"
@@ -23,9 +24,16 @@ class HostAgent {
  public:
   Result<void> start(PinnedArena& arena);
   void stop() noexcept;
-  void close_in_child() noexcept { done_.reset(); }
+  void close_in_child() noexcept {
+    done_.reset();
+    wait_channel_.reset();
+  }
 
   // Each reads events until the agent is done, and returns what the system call did: 0 or -errno.
+  //
+  // Where something is expected of the target, no event is read that the agent's call does not wait for: a thread that
+  // unmaps memory goes on only when that has been read, so neither it nor who waits for it has got the addresses again
+  // when the call is made.
 
   // What must be mapped at the target of a move. The agent looks in the instruction before its call: the kernel has no
   // call that does both.
@@ -35,15 +43,15 @@ class HostAgent {
     kShared,   // a shared mapping that is
     kGrown,    // a mapping that is, beyond what the mirror registered
   };
-  // The protection that the target must have, too; none counts as any.
-  struct Protection {
+  // What the target must still be part of, but for the mapping's extent; no space counts as anything.
+  struct Unchanged {
     const AddressSpace* space = nullptr;
-    int value = 0;
+    MappingInfo mapping{};
   };
   // Moves the mapping at `from` over `to`, atomically replacing what is there. -EAGAIN: an event is on its way that may
   // concern it, or its protection has changed; -ENOENT: something else is mapped there; nothing has happened then, see
   // made_call().
-  int move_mapping(Range from, std::uint64_t to, Expect expected, Protection protection, HostEvents& events,
+  int move_mapping(Range from, std::uint64_t to, Expect expected, const Unchanged& unchanged, HostEvents& events,
                    const Userfaultfd& host) noexcept;
   // Takes the pages of `from`, if it lies in one mapping that is registered with `host`, to `to`, in one step: an empty
   // mapping, registered as before, is left. The whole mapping is not locked any more. -EAGAIN and -ENOENT as above;
@@ -73,7 +81,7 @@ class HostAgent {
     Expect expected = Expect::kAnything;
     const Userfaultfd* host = nullptr;  // who knows what is expected
     Range target{0, 0};                 // where
-    Protection protection{};
+    Unchanged unchanged{};
   };
   static int look(const SystemCall& wanted) noexcept;
   static int confirm(const SystemCall& wanted) noexcept;
@@ -82,6 +90,9 @@ class HostAgent {
   long call(const SystemCall& wanted, HostEvents& events, const Userfaultfd* host = nullptr,
             Range zero_missing = {0, 0});
   void run() noexcept;
+  bool can_tell_waits() noexcept;
+  bool waits_for_reader() const noexcept;
+  bool comes_to_wait() const noexcept;
 
   static constexpr std::uint32_t kIdle = 0;
   static constexpr std::uint32_t kPosted = 1;
@@ -93,6 +104,10 @@ class HostAgent {
   long result_ = 0;
   bool made_call_ = false;
   UniqueFd done_;  // an eventfd, so that the service thread can wait for it and for the userfaultfd at once
+  std::atomic<bool> ready_{false};
+  UniqueFd wait_channel_;  // tells in which function of the kernel the agent sleeps
+  enum class Waits : std::uint8_t { kUntried, kTold, kUnknown };
+  Waits waits_ = Waits::kUntried;
 };
 
 }  // namespace mirrorcl::mirror

@@ -28,6 +28,15 @@ void HostEvents::read_pending() noexcept {
   }
 }
 
+void HostEvents::read_next() noexcept {
+  (void)unsettle();
+  uffd_msg message[1];
+  do {
+    if (host_.read(message) <= 0) return;
+    take_message(message[0]);
+  } while (message[0].event == UFFD_EVENT_PAGEFAULT);
+}
+
 void HostEvents::take_message(const uffd_msg& message) {
   switch (message.event) {
     case UFFD_EVENT_PAGEFAULT: {
@@ -55,13 +64,13 @@ void HostEvents::queue_event(HostEvent event) {
   if (in_operation_) {
     if (overlap(event.range, scratch_)) return;
     if (taking_ && event.kind == HostEvent::Kind::kRemap && event.to == scratch_.start) {
-      own_next_ = target_.end();
+      own_seen_ = true;
       return;
     }
-    // One event for each mapping in the target, in ascending order.
-    if (!taking_ && event.kind == HostEvent::Kind::kUnmap && event.range.start == own_next_ &&
-        event.range.end() <= target_.end()) {
-      own_next_ = event.range.end();
+    // One event, of just this range, however many mappings there are.
+    const bool is_target = event.range.start == target_.start && event.range.size == target_.size;
+    if (!taking_ && !own_seen_ && event.kind == HostEvent::Kind::kUnmap && is_target) {
+      own_seen_ = true;
       own_place_ = events_.size();
       return;
     }
@@ -114,7 +123,7 @@ void HostEvents::wait_settled_slowly() noexcept {
 void HostEvents::begin_operation(Range target, Range scratch) {
   in_operation_ = true;
   taking_ = false;
-  own_next_ = target.start;
+  own_seen_ = false;
   target_ = target;
   scratch_ = scratch;
 }
@@ -126,11 +135,11 @@ void HostEvents::begin_taking(Range target, Range scratch) {
 
 bool HostEvents::end_operation(bool made) {
   in_operation_ = false;
-  if (!made && own_next_ != target_.start) {
-    const HostEvent event{HostEvent::Kind::kUnmap, {target_.start, own_next_ - target_.start}, 0};
+  if (!made && own_seen_) {
+    const HostEvent event{HostEvent::Kind::kUnmap, target_, 0};
     events_.insert(events_.begin() + static_cast<std::ptrdiff_t>(own_place_), event);
   }
-  return own_next_ == target_.end();
+  return own_seen_;
 }
 
 std::uint64_t HostEvents::take_removal(Range target, std::size_t* number) {

@@ -39,6 +39,8 @@ class HostEvents {
 
   // Takes everything that is pending into the two queues. Never blocks.
   void read_pending() noexcept;
+  // The same up to the next event: the one thread that waits for that to be read goes on.
+  void read_next() noexcept;
 
   int fd() const noexcept { return host_.fd(); }
   bool has_events() const { return next_event_ < events_.size(); }
@@ -91,9 +93,9 @@ class HostEvents {
 
   bool held_ = false;
   bool in_operation_ = false;
-  bool taking_ = false;         // the target's pages away, not its mapping
-  std::uint64_t own_next_ = 0;  // the target's own events have been seen up to here
-  std::size_t own_place_ = 0;   // where in the queue they would be
+  bool taking_ = false;        // the target's pages away, not its mapping
+  bool own_seen_ = false;      // the target's own event
+  std::size_t own_place_ = 0;  // where in the queue it would be
   Range target_{0, 0};
   Range scratch_{0, 0};
 };

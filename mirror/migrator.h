@@ -392,7 +392,7 @@ class Migrator {
   int make_scratch(Range range, int protection, AttachedDevice* sharer) noexcept;
   void drop_scratch(std::uint64_t size) noexcept;
   void give_back(Range range) noexcept;
-  int move_scratch(Range range, HostAgent::Expect expected, HostAgent::Protection protection,
+  int move_scratch(Range range, HostAgent::Expect expected, const HostAgent::Unchanged& unchanged,
                    bool* replaced_ours) noexcept;
   int take_back_mapping(Range range, int protection) noexcept;
   bool events_on_their_way() const noexcept;
