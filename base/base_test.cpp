@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "base/paths.h"
 #include "base/result.h"
+#include "base/running_time.h"
 #include "base/unique_fd.h"
 
 namespace mirrorcl {
@@ -34,6 +35,15 @@ TEST(Result, CarriesErrnoText) {
   ASSERT_FALSE(result.has_value());
   EXPECT_EQ(result.error().code, ErrorCode::kSystem);
   EXPECT_EQ(result.error().message, "open /nowhere: No such file or directory");
+}
+
+TEST(RunningTime, DoesNotCountWhatTheProcessMayHaveMissed) {
+  RunningTime time;
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_LE(time.elapsed(), 2 * RunningTime::kLook);
+  EXPECT_GE(time.elapsed(), RunningTime::kLook);
+  while (time.is_within(std::chrono::milliseconds(400))) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_GE(time.elapsed(), std::chrono::milliseconds(400));
 }
 
 TEST(UniqueFd, ClosesOnce) {

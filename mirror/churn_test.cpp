@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "base/running_time.h"
 #include "mirror/address_space.h"
 #include "mirror/mirror_fixture.h"
 
@@ -81,8 +82,8 @@ class ChurnTest : public MirrorTest {
       threads.emplace_back([&, i, stay] { come_and_go(g_tenants[i], i + 1, flags, stay, stop); });
     }
     unsigned unanswered = 0;
-    const auto end = Clock::now() + std::chrono::seconds(3);
-    for (std::uint64_t round = 0; Clock::now() < end; ++round) {
+    RunningTime time;
+    for (std::uint64_t round = 0; time.is_within(std::chrono::seconds(3)); ++round) {
       const std::uint64_t address = g_tenants[round % g_tenants.size()].address;
       if (address == 0) continue;
       if (round % 16 < g_tenants.size()) {
@@ -147,8 +148,8 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
   });
   // Longer where the machine hardly lets it run.
   constexpr std::uint64_t kEnough = 1000;
-  const auto start = Clock::now();
-  const auto lasts = [&](int seconds) { return Clock::now() - start < std::chrono::seconds(seconds); };
+  RunningTime time;
+  const auto lasts = [&](int seconds) { return time.is_within(std::chrono::seconds(seconds)); };
   for (std::uint64_t round = 0; lasts(3) || (changes <= kEnough && lasts(30)); ++round) {
     std::uint64_t value = 0;
     (void)device_.read(memory.word(0), &value, sizeof value);

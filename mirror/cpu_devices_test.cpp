@@ -56,8 +56,7 @@ class AccessRunner final : public ModelDevice {
     return signal;
   }
   std::size_t finish(Signal* signal, std::span<ModelAccess> accesses, FaultKind* error) {
-    constexpr std::int64_t kPatience = 20'000'000'000;  // ns; only a hang takes so long
-    const std::int32_t status = device_.wait(signal, kPatience);
+    const std::int32_t status = wait_patiently(device_, signal);
     *error = status == kStatusComplete ? FaultKind::kNone : signal->error.kind;
     if (status <= 0) device_.destroy_signal(signal);
     const std::size_t made = status == kStatusComplete ? accesses.size() : *done_;

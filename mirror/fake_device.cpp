@@ -12,28 +12,12 @@
 
 #include "base/memory_file.h"
 #include "base/raw_syscall.h"
+#include "base/running_time.h"
 
 namespace mirrorcl::mirror {
 namespace {
 
-constexpr std::int64_t kWaitNs = 100'000'000;
-
-// Ten seconds, in which the process ran: it may have been stopped in between, and nobody could serve an access then.
-class Patience {
- public:
-  bool is_over() {
-    const auto now = Clock::now();
-    spent_ += std::min(now - last_, kLongestWait);
-    last_ = now;
-    return spent_ > std::chrono::seconds(10);
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  static constexpr Clock::duration kLongestWait = std::chrono::nanoseconds(2 * kWaitNs);
-  Clock::time_point last_ = Clock::now();
-  Clock::duration spent_{0};
-};
+constexpr std::chrono::seconds kPatience{10};
 
 }  // namespace
 
@@ -81,7 +65,7 @@ device::FaultKind FakeDevice::write(const void* address, const void* value, std:
 device::FaultKind FakeDevice::access(std::uint64_t address, void* value, std::size_t size, Access wanted) {
   std::uint64_t page = address & ~std::uint64_t{4095};
   std::uint32_t requester = next_requester_.fetch_add(1);
-  Patience patience;
+  RunningTime time;
   // The value travels through the device's own memory: the caller's may be away, and must not be touched under the
   // lock.
   char(&transfer)[kTransferSize] = transfers_[requester % kMaxFaults];
@@ -122,8 +106,8 @@ device::FaultKind FakeDevice::access(std::uint64_t address, void* value, std::si
     } else {
       unlock();
     }
-    if (lost_reported_.load() || patience.is_over()) return device::FaultKind::kUnknown;
-    futex_wait(&changes_, seen, kWaitNs);
+    if (lost_reported_.load() || !time.is_within(kPatience)) return device::FaultKind::kUnknown;
+    futex_wait(&changes_, seen, RunningTime::kLook.count());
     if (changes_.load() != seen) {
       // Still pending faults need no repetition.
       lock();

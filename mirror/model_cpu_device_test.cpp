@@ -51,7 +51,7 @@ class CpuModelTest : public CpuDeviceTest, public ModelDevice {
     }
     *done_ = 0;
     Signal* signal = launch_list(list_, accesses.size(), done_);
-    std::int32_t status = device_->wait(signal, kPatience);
+    std::int32_t status = wait_patiently(*device_, signal);
     *error = status == kStatusComplete ? FaultKind::kNone : signal->error.kind;
     if (status <= 0) device_->destroy_signal(signal);
     const std::size_t made = status == kStatusComplete ? accesses.size() : *done_;
