@@ -526,7 +526,7 @@ class NeighboursTest : public FaultInjectionTest, public ::testing::WithParamInt
       check(step);
       mirror_.reset();
     }
-    EXPECT_GT(changed, 5U);
+    EXPECT_GT(changed, 3U);  // of the steps, whose number differs
   }
 
   TestMemory* memory_ = nullptr;

@@ -31,9 +31,17 @@ class CpuDeviceMmu : public CpuDeviceTest {
   // Answers every fault by failing it, and remembers it.
   void fail_faults() {
     start_mirror([this](const DeviceFault& fault) {
-      last_fault_ = fault;
+      {
+        const std::lock_guard lock(mutex_);
+        last_fault_ = fault;
+      }
       device_->fail(fault, fault.protection ? FaultKind::kReadOnly : FaultKind::kInvalidAddress);
     });
+  }
+
+  DeviceFault last_fault() {
+    const std::lock_guard lock(mutex_);
+    return last_fault_;
   }
 
   bool readable(std::uint64_t address) { return run(kernel_read, {address, out_}) == kStatusComplete; }
@@ -41,6 +49,7 @@ class CpuDeviceMmu : public CpuDeviceTest {
 
   std::uint64_t* out_ = nullptr;
   std::vector<std::uint64_t> page_;
+  std::mutex mutex_;
   DeviceFault last_fault_{};
 };
 
@@ -79,8 +88,8 @@ TEST_F(CpuDeviceMmu, MapInstallsWritableOrReadOnlyMappings) {
   ASSERT_TRUE(readable(kBase));
   EXPECT_EQ(out_[0], 3U);
   EXPECT_FALSE(writable(kBase));
-  EXPECT_TRUE(last_fault_.protection);
-  EXPECT_EQ(last_fault_.access, Access::kReadWrite);
+  EXPECT_TRUE(last_fault().protection);
+  EXPECT_EQ(last_fault().access, Access::kReadWrite);
   EXPECT_EQ(last_error_.kind, FaultKind::kReadOnly);
   EXPECT_TRUE(writable(kBase + kPage));
 }
@@ -130,7 +139,7 @@ TEST_F(CpuDeviceMmu, UnmapRemovesMappingsAndContents) {
   ASSERT_TRUE(readable(kBase));
   ASSERT_EQ(device_->unmap({kBase, kPage}), 0);
   EXPECT_FALSE(readable(kBase));
-  EXPECT_FALSE(last_fault_.protection);
+  EXPECT_FALSE(last_fault().protection);
   EXPECT_TRUE(readable(kBase + kPage));
   std::uint64_t copy[kPage / 8];
   ASSERT_EQ(device_->copy_out({kBase, kPage}, copy), 0);

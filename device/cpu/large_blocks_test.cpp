@@ -20,6 +20,7 @@
 
 #include "base/memory_file.h"
 #include "base/paths.h"
+#include "base/sanitizers.h"
 #include "base/spawn.h"
 #include "base/test_kernel.h"
 #include "base/test_users.h"
@@ -338,6 +339,7 @@ TEST_F(LargeDeviceBlocksTest, OutlivesTheProcess) {
 class LargeBlocksOfAnMmuTest : public LargeBlocksTest {
  protected:
   void SetUp() override {
+    if (kThreadSanitizer) GTEST_SKIP() << "its runtime lets no program map the address that the tests use";
     ASSERT_NO_FATAL_FAILURE(LargeBlocksTest::SetUp());
     auto made = create_huge_page_file("mirrorcl-test", std::uint64_t{1} << 47);
     ASSERT_TRUE(made) << made.error().message;
