@@ -20,7 +20,6 @@
 
 #include "base/memory_file.h"
 #include "base/paths.h"
-#include "base/sanitizers.h"
 #include "base/spawn.h"
 #include "base/test_kernel.h"
 #include "base/test_users.h"
@@ -339,7 +338,6 @@ TEST_F(LargeDeviceBlocksTest, OutlivesTheProcess) {
 class LargeBlocksOfAnMmuTest : public LargeBlocksTest {
  protected:
   void SetUp() override {
-    if (kThreadSanitizer) GTEST_SKIP() << "its runtime lets no program map the address that the tests use";
     ASSERT_NO_FATAL_FAILURE(LargeBlocksTest::SetUp());
     auto made = create_huge_page_file("mirrorcl-test", std::uint64_t{1} << 47);
     ASSERT_TRUE(made) << made.error().message;
@@ -347,31 +345,31 @@ class LargeBlocksOfAnMmuTest : public LargeBlocksTest {
     unfreeable_.reset(open(("/proc/self/fd/" + std::to_string(file_.get())).c_str(), O_RDONLY | O_CLOEXEC));
     ASSERT_TRUE(unfreeable_);
     pagemap_.reset(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
-    range_ = Mapping(mmap(reinterpret_cast<void*>(kBase), kBlockSize, PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_FIXED_NOREPLACE, file_.get(), kBase),
-                     kBlockSize);
-    ASSERT_EQ(range_.address(), reinterpret_cast<void*>(kBase));
-    space_ = Mapping(mmap(nullptr, 2 * kBlockSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
-                     2 * kBlockSize);
+    space_ = Mapping(mmap(nullptr, 3 * kBlockSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+                     3 * kBlockSize);
     const std::uint64_t view = mirror::block_down(reinterpret_cast<std::uint64_t>(space_.address()) + kBlockSize - 1);
+    base_ = view + kBlockSize;
+    ASSERT_EQ(mmap(reinterpret_cast<void*>(base_), kBlockSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                   file_.get(), static_cast<off_t>(base_)),
+              reinterpret_cast<void*>(base_));
     uffd_.reset(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
     uffdio_api api{UFFD_API, UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM, 0};
     ASSERT_EQ(ioctl(uffd_.get(), UFFDIO_API, &api), 0);
     mmu_ = std::make_unique<Mmu>(file_.get(), memory_, Range{view, kBlockSize});
     mmu_->set_uffd(uffd_.get());
     mmu_->set_pagemaps(pagemap_.get(), pagemap_.get());
-    ASSERT_EQ(mmu_->register_again({kBase, kBlockSize}), 0);
+    ASSERT_EQ(mmu_->register_again({base_, kBlockSize}), 0);
     mmu_->limit_kept(0);
   }
   void TearDown() override {
     mmu_.reset();
-    range_.reset();
+    space_.reset();
     LargeBlocksTest::TearDown();
   }
 
   void* allocate() {
     for (int i = 0; i < 3000; ++i) {
-      if (void* memory = mmu_->allocate_block(kBase); memory != nullptr) return memory;
+      if (void* memory = mmu_->allocate_block(base_); memory != nullptr) return memory;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     return nullptr;
@@ -381,27 +379,27 @@ class LargeBlocksOfAnMmuTest : public LargeBlocksTest {
   UniqueFd unfreeable_;  // the same file, which cannot be changed through it
   UniqueFd pagemap_;
   UniqueFd uffd_;
-  Mapping range_;
-  Mapping space_;
+  Mapping space_;           // two blocks of it are used: the view, and
+  std::uint64_t base_ = 0;  // the block
   std::unique_ptr<Mmu> mmu_;
 };
 
 TEST_F(LargeBlocksOfAnMmuTest, IsUsedAgainOrFreedLater) {
-  constexpr Range kAll{kBase, kBlockSize};
+  const Range all{base_, kBlockSize};
   if (allocate() == nullptr) GTEST_SKIP() << "no huge pages for device memory here";
   for (const bool vacated : {true, false}) {
     mmu_->set_memory(unfreeable_.get());
-    EXPECT_EQ(vacated ? mmu_->vacate(kAll) : mmu_->unmap(kAll), 0);
+    EXPECT_EQ(vacated ? mmu_->vacate(all) : mmu_->unmap(all), 0);
     EXPECT_EQ(mmu_->memory_in_use(), 0U);
     EXPECT_EQ(memory_file_in_use(file_.get()), kBlockSize);
     mmu_->free_kept();
     EXPECT_EQ(memory_file_in_use(file_.get()), kBlockSize) << "it still cannot be freed";
     mmu_->set_memory(file_.get());
-    ASSERT_NE(mmu_->allocate_block(kBase), nullptr) << "it is there";
+    ASSERT_NE(mmu_->allocate_block(base_), nullptr) << "it is there";
     EXPECT_EQ(mmu_->memory_in_use(), kBlockSize);
   }
   mmu_->set_memory(unfreeable_.get());
-  EXPECT_EQ(mmu_->vacate(kAll), 0);
+  EXPECT_EQ(mmu_->vacate(all), 0);
   mmu_->set_memory(file_.get());
   mmu_->free_kept();
   EXPECT_EQ(memory_file_in_use(file_.get()), 0U);
