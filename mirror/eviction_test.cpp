@@ -2,13 +2,12 @@
 // Working sets larger than device memory, through the fake device.
 #include <algorithm>
 #include <array>
-#include <memory_resource>
 #include <vector>
 
 #include "hms/live_view.h"
 #include "hms/placement.h"
-#include "hms/policy.h"
 #include "hms/topology.h"
+#include "mirror/followed_policies.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -162,23 +161,16 @@ class EvictionToAnotherTest : public EvictionTest {
     devices_ = {add_device(device_, "first"), add_device(*g_second_fake_device, "second")};
     const auto placed = mirror_->place_by(machine_, devices_);
     ASSERT_TRUE(placed.has_value()) << placed.error().message;
-    void* table = mmap(nullptr, kTable, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    ASSERT_NE(table, MAP_FAILED);
-    resource_.emplace(table, kTable, std::pmr::null_memory_resource());
-    policies_ = std::move(*hms::PolicyTable::create(&*resource_));
-    mirror_->never_migrate({reinterpret_cast<std::uint64_t>(table), kTable});
-    mirror_->follow_policies(policies_.get());
+    policies_.emplace(*mirror_);
   }
   void TearDown() override {
-    mirror_->follow_policies(nullptr);
+    policies_.reset();
     mirror_.reset();
   }
 
-  static constexpr std::size_t kTable = std::size_t{16} << 20;
   hms::Topology machine_;
   std::array<Mirror::DeviceUids, 2> devices_{};
-  std::optional<std::pmr::monotonic_buffer_resource> resource_;
-  hms::PolicyTable::Pointer policies_{nullptr, {nullptr}};
+  std::optional<FollowedPolicies> policies_;
 
  private:
   void link(std::vector<hms::Uid> initiators, hms::Uid target) {
@@ -208,7 +200,7 @@ TEST_F(EvictionToAnotherTest, WhatIsBoundToTwoDevicesGoesFromTheFullOneToTheOthe
   hms::PolicyChange change;
   const std::array targets{devices_[0].target, devices_[1].target};
   change.bind = targets;
-  ASSERT_EQ(policies_->change({address, address + memory.size()}, change), 0);
+  ASSERT_EQ(policies_->table().change({address, address + memory.size()}, change), 0);
   for (std::size_t page = 0; page < memory.size() / kPageSize; ++page) {
     device_.store(memory.word(page), page);
     ASSERT_EQ(device_.last_error(), FaultKind::kNone);

@@ -8,12 +8,11 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <memory_resource>
 #include <span>
 #include <vector>
 
 #include "base/sanitizers.h"
-#include "hms/policy.h"
+#include "mirror/followed_policies.h"
 #include "mirror/heap_extent.h"
 #include "mirror/mirror_fixture.h"
 
@@ -390,23 +389,13 @@ TEST_F(ExpectedTest, WhatGoesBackAndForthStays) {
 
 TEST_F(ExpectedTest, PoliciesAreAsked) {
   SKIP_WITHOUT_MOVE();
-  constexpr std::size_t kTable = std::size_t{16} << 20;
-  void* table = mmap(nullptr, kTable, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  ASSERT_NE(table, MAP_FAILED);
-  std::pmr::monotonic_buffer_resource resource(table, kTable, std::pmr::null_memory_resource());
-  const hms::PolicyTable::Pointer policies = std::move(*hms::PolicyTable::create(&resource));
-  mirror_->never_migrate({address_of(table), kTable});
-  mirror_->follow_policies(policies.get());
+  FollowedPolicies policies(*mirror_);
   TestMemory memory(128);
   for (std::size_t page = 0; page < 128; ++page) *memory.word(page) = page;
   const std::uint64_t start = address_of(memory.word(32));
-  hms::PolicyChange read_mostly;
-  read_mostly.read_mostly = true;
-  ASSERT_EQ(policies->change({start, start + 32 * kPageSize}, read_mostly), 0);
-  mirror_->watch_policies({start, 32 * kPageSize});
+  policies.set({start, 32 * kPageSize}, FollowedPolicies::read_mostly());
   expect_and_wait(memory.data(), memory.size());
   EXPECT_EQ(on_device(memory), PageMask(PageRun{0, 32}) | PageMask(PageRun{64, 64})) << "readers get copies of it";
-  mirror_->follow_policies(nullptr);
 }
 
 // Pages that a forked child shares cannot be moved, only copied: that is left to faults, and so is a snapshot.

@@ -15,6 +15,7 @@
 #include "base/running_time.h"
 #include "base/sanitizers.h"
 #include "mirror/address_space.h"
+#include "mirror/followed_policies.h"
 #include "mirror/mirror_fixture.h"
 #include "mirror/pinned_arena.h"
 
@@ -125,15 +126,17 @@ void* end_when_told(void*) {
   return nullptr;
 }
 
-// With and without UFFDIO_MOVE.
-class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface<bool> {
+// With and without UFFDIO_MOVE; the device takes control blocks away, or copies them.
+class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface<std::tuple<bool, bool>> {
  protected:
   void SetUp() override {
     if (kThreadSanitizer || kAddressSanitizer) GTEST_SKIP() << "its runtime must be told when a thread ends";
     MirrorOptions options;
-    options.use_move = GetParam();
+    options.use_move = std::get<0>(GetParam());
     MirrorTest::start(options);
+    policies_.emplace(*mirror_);
   }
+  void TearDown() override { policies_.reset(); }
   pthread_t start() {
     g_may_end = 0;
     g_ending = 0;
@@ -141,6 +144,8 @@ class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface
     EXPECT_EQ(pthread_create(&thread, nullptr, end_when_told, nullptr), 0);
     while (g_ending == 0) std::this_thread::yield();
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    const Range page{page_down(thread), kPageSize};
+    if (std::get<1>(GetParam())) policies_->set(page, FollowedPolicies::read_mostly());
     return thread;
   }
   // The thread ends while its control block is on the device.
@@ -159,6 +164,8 @@ class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface
     }
     return error;
   }
+
+  std::optional<FollowedPolicies> policies_;
 };
 
 TEST_P(EndingThread, IsJoinedAfterItEndedWithItsControlBlockOnTheDevice) {
@@ -175,7 +182,7 @@ TEST_P(EndingThread, WakesWhoWaitsForItThoughItsControlBlockIsOnTheDevice) {
   waiter.join();
 }
 
-INSTANTIATE_TEST_SUITE_P(Move, EndingThread, ::testing::Bool());
+INSTANTIATE_TEST_SUITE_P(MoveDuplicate, EndingThread, ::testing::Combine(::testing::Bool(), ::testing::Bool()));
 
 TEST_F(HostMemoryTest, SparseRangeTakesOnlyWhatIsTouched) {
   TestMemory memory((std::size_t{4} << 30) / kPageSize);

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <memory_resource>
 
 #include "base/options.h"
 #include "hms/json_file.h"
@@ -18,6 +17,7 @@
 #include "hms/placement.h"
 #include "hms/process.h"
 #include "hms/tool/run_tool.h"
+#include "mirror/followed_policies.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -240,16 +240,8 @@ TEST(LiveProcessTest, WorksBeforeTheTopologyIsPublished) {
 
 TEST(LiveProcessTest, WhyTellsThePolicyThatApplied) {
   const MirroredProcess process([](Mirror& mirror, FakeDevice& device, TestMemory& memory) {
-    constexpr std::size_t kSize = std::size_t{16} << 20;
-    void* table = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    static std::pmr::monotonic_buffer_resource resource(table, kSize, std::pmr::null_memory_resource());
-    static auto policies = hms::PolicyTable::create(&resource);
-    hms::PolicyChange change;
-    change.read_mostly = true;
-    const auto address = reinterpret_cast<std::uint64_t>(memory.data());
-    if (!policies || (*policies)->change({address, address + kPageSize}, change) != 0) return;
-    mirror.never_migrate({reinterpret_cast<std::uint64_t>(table), kSize});
-    mirror.follow_policies(policies->get());
+    static FollowedPolicies policies(mirror);
+    policies.set({reinterpret_cast<std::uint64_t>(memory.data()), kPageSize}, FollowedPolicies::read_mostly());
     *memory.word(0) = 1;
     (void)device.load(memory.word(0));
     *memory.word(1) = 1;

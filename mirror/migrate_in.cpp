@@ -344,9 +344,7 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
       return give_up(error == -EIO ? kTryAgain : failed(FaultKind::kOutOfMemory));
     }
     const PageRun pages{run.first + part.first, part.count};
-    if (leave == Leave::kNothing) {
-      note_thread_blocks(block, PageMask(pages), pages, reinterpret_cast<std::uint64_t>(bounce_));
-    }
+    note_thread_blocks(block, PageMask(pages), pages, reinterpret_cast<std::uint64_t>(bounce_));
     copied += part.count;
   }
   if (copied < run.count) error = on_device([&] { return device->zero_fill(range); });

@@ -4,11 +4,9 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <cstdint>
 #include <memory>
-#include <memory_resource>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +14,7 @@
 #include "hms/binder.h"
 #include "hms/process.h"
 #include "mirror/device_memory.h"
+#include "mirror/followed_policies.h"
 #include "mirror/mirror.h"
 
 namespace mirrorcl::mirror {
@@ -23,7 +22,7 @@ namespace mirrorcl::mirror {
 class PlacedMachine {
  public:
   // `devices` are attached to `mirror`. Both outlive this, and `mirror` has no policies afterwards.
-  PlacedMachine(Mirror& mirror, const std::vector<DeviceOperations*>& devices) : mirror_(mirror) {
+  PlacedMachine(Mirror& mirror, const std::vector<DeviceOperations*>& devices) : policies_(mirror) {
     hms::Topology machine = host();
     std::vector<Mirror::DeviceUids> uids;
     for (DeviceOperations* device : devices) {
@@ -43,27 +42,15 @@ class PlacedMachine {
       machine = std::move(*with_device);
       uids.push_back({device, added.initiator, added.target});
     }
-    void* table = mmap(nullptr, kTableSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (table == MAP_FAILED) {
-      ADD_FAILURE() << "no memory for policies";
-      return;
-    }
-    table_.reset(static_cast<char*>(table));
-    resource_.emplace(table, kTableSize, std::pmr::null_memory_resource());
-    policies_ = std::move(*hms::PolicyTable::create(&*resource_));
-    mirror.never_migrate({reinterpret_cast<std::uint64_t>(table), kTableSize});
-    mirror.follow_policies(policies_.get());
     const auto placed = mirror.place_by(machine, uids);
     EXPECT_TRUE(placed.has_value()) << placed.error().message;
-    binder_.emplace(std::make_shared<const hms::Topology>(std::move(machine)), *policies_, hms::kernel_host_memory());
+    binder_.emplace(std::make_shared<const hms::Topology>(std::move(machine)), policies_.table(),
+                    hms::kernel_host_memory());
     for (std::size_t i = 0; i < devices.size(); ++i) {
       memories_.push_back(std::make_unique<MirroredMemory>(mirror, *devices[i], uids[i].target));
       binder_->add_device(*memories_.back());
     }
   }
-  ~PlacedMachine() { mirror_.follow_policies(nullptr); }
-  PlacedMachine(const PlacedMachine&) = delete;
-  PlacedMachine& operator=(const PlacedMachine&) = delete;
 
   // This process may say on which node its memory is to lie.
   static bool possible() { return hms::kernel_host_memory().may_use(0); }
@@ -72,11 +59,6 @@ class PlacedMachine {
   hms::Uid host_memory() const { return binder_->topology()->target_of_node(0)->uid; }
 
  private:
-  static constexpr std::size_t kTableSize = std::size_t{16} << 20;
-  struct Unmap {
-    void operator()(char* table) const { munmap(table, kTableSize); }
-  };
-
   static hms::Topology host() {
     hms::Topology machine;
     hms::Target node;
@@ -94,10 +76,7 @@ class PlacedMachine {
     return machine;
   }
 
-  Mirror& mirror_;
-  std::unique_ptr<char, Unmap> table_;
-  std::optional<std::pmr::monotonic_buffer_resource> resource_;
-  hms::PolicyTable::Pointer policies_{nullptr, {nullptr}};
+  FollowedPolicies policies_;
   std::optional<hms::Binder> binder_;
   std::vector<std::unique_ptr<MirroredMemory>> memories_;
 };

@@ -6,56 +6,33 @@
 #include <unistd.h>
 
 #include <array>
-#include <memory_resource>
 
+#include "mirror/followed_policies.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
 namespace {
 
-constexpr std::size_t kTableMemory = std::size_t{16} << 20;
-
-hms::PolicyChange read_mostly() {
-  hms::PolicyChange change;
-  change.read_mostly = true;
-  return change;
-}
-
 class PolicyWatchTest : public MirrorTest {
  protected:
   void SetUp() override {
     MirrorTest::SetUp();
-    void* table =
-        mmap(nullptr, kTableMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    ASSERT_NE(table, MAP_FAILED);
-    table_memory_ = Mapping(table, kTableMemory);
-    resource_.emplace(table, kTableMemory, std::pmr::null_memory_resource());
-    auto policies = hms::PolicyTable::create(&*resource_);
-    ASSERT_TRUE(policies);
-    policies_ = std::move(*policies);
-    mirror_->never_migrate({reinterpret_cast<std::uint64_t>(table), kTableMemory});
-    mirror_->follow_policies(policies_.get());
+    policies_.emplace(*mirror_);
   }
-  void TearDown() override { mirror_->follow_policies(nullptr); }
 
-  // As hbind() does it.
   void set_policy(const void* start, std::size_t pages) {
-    mirror_->drain_events();
-    const auto address = reinterpret_cast<std::uint64_t>(start);
-    ASSERT_EQ(policies_->change({address, address + pages * kPageSize}, read_mostly()), 0);
-    mirror_->watch_policies({address, pages * kPageSize});
+    policies_->set({reinterpret_cast<std::uint64_t>(start), pages * kPageSize}, FollowedPolicies::read_mostly());
   }
   bool has_policy(const void* at) {
     mirror_->drain_events();
     bool found = false;
     const auto address = reinterpret_cast<std::uint64_t>(at);
-    policies_->for_each({address, address + kPageSize}, [&](hms::AddressRange, const hms::Policy&) { found = true; });
+    policies_->table().for_each({address, address + kPageSize},
+                                [&](hms::AddressRange, const hms::Policy&) { found = true; });
     return found;
   }
 
-  Mapping table_memory_;
-  std::optional<std::pmr::monotonic_buffer_resource> resource_;
-  hms::PolicyTable::Pointer policies_{nullptr, {nullptr}};
+  std::optional<FollowedPolicies> policies_;
   TestMemory memory_{2 * kBlockPages};
 };
 
@@ -127,8 +104,8 @@ TEST_F(PolicyWatchTest, WatchedMemoryTakesNoFaults) {
 TEST_F(PolicyWatchTest, PoliciesFromBeforeAreWatchedToo) {
   mirror_->follow_policies(nullptr);
   const auto address = reinterpret_cast<std::uint64_t>(memory_.data());
-  ASSERT_EQ(policies_->change({address, address + kPageSize}, read_mostly()), 0);
-  mirror_->follow_policies(policies_.get());
+  ASSERT_EQ(policies_->table().change({address, address + kPageSize}, FollowedPolicies::read_mostly()), 0);
+  mirror_->follow_policies(&policies_->table());
   ASSERT_EQ(munmap(memory_.data(), kPageSize), 0);
   EXPECT_FALSE(has_policy(memory_.data()));
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads whose control blocks have gone to a device. When a thread ends, the kernel clears its id there and wakes who
-// waits for it in pthread_join; but for an ending thread it does not wait for a page that is away, and leaves the id as
-// it is. So the mirror does it in its place (Migrator::look_after_control_blocks).
+// Threads whose control blocks have gone to a device, or been copied to one. When a thread ends, the kernel clears its
+// id there and wakes who waits for it in pthread_join; but for an ending thread it does not wait for a page that is away
+// or must not be written, and leaves the id as it is. So the mirror does it in its place
+// (Migrator::look_after_control_blocks).
 //
 // Locking: service thread only, but for open().
 #pragma once
@@ -27,7 +28,7 @@ class ThreadBlocks {
   void open();
   // Any thread: whether the page at `address` with the contents `page`, which is pinned, looks like one of them.
   bool is_one(std::uint64_t address, const void* page) const noexcept;
-  // The page at `address` with the contents `page`, which is pinned, goes to a device.
+  // The page at `address` with the contents `page`, which is pinned, goes to a device, or is copied to one.
   void note(std::uint64_t address, const void* page) noexcept;
   // What is noted. An entry is freed by setting its id to 0.
   std::span<Thread> threads() noexcept { return {threads_.data(), threads_end_}; }
