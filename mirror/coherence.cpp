@@ -237,7 +237,7 @@ int Migrator::replace_mapping(Range range, HostAgent::Expect expected, AttachedD
   bool replaced_ours = false;
   if (error == 0) {
     error = move_scratch(range, expected, {&space_, *mapping}, &replaced_ours);
-    if (error == -ENOENT && (events_.pending_on(range) || events_on_their_way())) error = -EAGAIN;
+    if (error == -ENOENT && (events_.pending_on(range) || host_.events_on_their_way())) error = -EAGAIN;
   }
   if (error != 0) {
     drop_scratch(range.size);
@@ -334,15 +334,11 @@ int Migrator::take_back_mapping(Range range, int protection) noexcept {
     if (error == 0) error = move_scratch(range, HostAgent::Expect::kShared, {}, &replaced_ours);
     if (error == 0) return -EAGAIN;
     drop_scratch(range.size);
-    if (error == -ENOENT && !events_on_their_way()) return -EAGAIN;  // unmapped again
+    if (error == -ENOENT && !host_.events_on_their_way()) return -EAGAIN;  // unmapped again
     events_.read_pending();
     pause_briefly();
   }
   return 0;
-}
-
-bool Migrator::events_on_their_way() const noexcept {
-  return host_.confirm_anonymous({Staging::area().start, kPageSize}) == -EAGAIN;
 }
 
 }  // namespace mirrorcl::mirror

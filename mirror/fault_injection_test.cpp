@@ -651,6 +651,48 @@ TEST_F(LeavingOffTest, WhatHasMovedAfterTheMirrorHasAskedIsWatchedAgain) {
   });
 }
 
+// A thread unmaps memory that the device has, and waits for the mirror to read of it. Another one gets the address
+// meanwhile, and waits for nobody: what it has written there the device finds in the next launch.
+TEST_F(FaultInjectionTest, LaunchesWaitForEventsThatAreOnTheirWay) {
+  static std::atomic<bool> held;
+  static std::atomic<bool> released;
+  auto opened = AddressSpace::open();
+  ASSERT_TRUE(opened.has_value());
+  for (int round = 0; round < 10; ++round) {
+    ASSERT_NO_FATAL_FAILURE(start({}));
+    TestMemory memory(1);
+    TestMemory other(1);
+    ASSERT_NO_FATAL_FAILURE(exchange(memory.word(0), 5));
+    device_.store(memory.word(0), std::uint64_t{6});
+    held = released = false;
+    *other.word(0) = 7;
+    before_call(0, [] {
+      held = true;
+      while (!released) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+    std::thread holder([&] { (void)device_.load(other.word(0)); });
+    while (!held) std::this_thread::yield();
+    std::thread unmapper([&] { munmap(memory.data(), kPageSize); });
+    while (opened->query(reinterpret_cast<std::uint64_t>(memory.data()))) std::this_thread::yield();
+    ASSERT_EQ(mmap(memory.data(), kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+                   -1, 0),
+              memory.data());
+    *memory.word(0) = 77;
+    std::thread releaser([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5 * round));
+      released = true;
+    });
+    mirror_->drain_events();
+    EXPECT_EQ(device_.load(memory.word(0)), 77U);
+    releaser.join();
+    unmapper.join();
+    holder.join();
+    inject_nothing();
+    EXPECT_EQ(*memory.word(0), 77U);
+    mirror_.reset();
+  }
+}
+
 // --- features that a kernel lacks
 
 TEST_F(FaultInjectionTest, KernelWithoutMove) {

@@ -2,6 +2,7 @@
 #include "mirror/host_events.h"
 
 #include "base/log.h"
+#include "mirror/insist.h"
 #include "mirror/page_mask.h"
 
 namespace mirrorcl::mirror {
@@ -106,6 +107,17 @@ void HostEvents::settle() noexcept {
   if (held_ || has_events() || (sequence_.load(std::memory_order_relaxed) & 1) == 0) return;
   sequence_.fetch_add(1, std::memory_order_seq_cst);
   if (waiters_.load(std::memory_order_seq_cst) != 0) futex_wake(&sequence_, 1 << 30);
+}
+
+void HostEvents::wait_read() const noexcept {
+  constexpr int kSpins = 100;
+  for (int spins = 0; host_.events_on_their_way(); ++spins) {
+    if (spins < kSpins) {
+      cpu_relax();
+    } else {
+      pause_briefly();
+    }
+  }
 }
 
 void HostEvents::wait_settled_slowly() noexcept {

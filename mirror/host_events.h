@@ -56,9 +56,10 @@ class HostEvents {
   bool is_held() const noexcept { return held_; }
   // Everything read so far has been applied: lets wait_settled() return. Does nothing while events are queued.
   void settle() noexcept;
-  // Any thread: returns once all events have been applied whose system calls returned before this call. One atomic load
-  // if there are none.
+  // Any thread: returns once all events have been applied whose system calls had changed something before this call,
+  // whether they have returned or not. A system call and an atomic load if there are none.
   void wait_settled() noexcept {
+    if (host_.events_on_their_way()) wait_read();
     if ((sequence_.load(std::memory_order_seq_cst) & 1) != 0) wait_settled_slowly();
   }
 
@@ -79,6 +80,7 @@ class HostEvents {
   std::uint64_t take_removal(Range target, std::size_t* number);
 
  private:
+  void wait_read() const noexcept;
   void wait_settled_slowly() noexcept;
   void take_message(const uffd_msg& message);
   void queue_event(HostEvent event);

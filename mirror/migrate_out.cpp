@@ -66,7 +66,7 @@ Outcome Migrator::show_zeros(Block* block, const HostFault& fault) noexcept {
   Range range{fault.address, kPageSize};
   unsigned page = page_in_block(fault.address);
   // Something else, which must be watched, may have been moved there.
-  if (events_on_their_way()) return Outcome::kAgain;
+  if (host_.events_on_their_way()) return Outcome::kAgain;
   if (block == nullptr || !block->registered(page)) {
     if (const Outcome outcome = take_back_grown(fault.address); outcome != Outcome::kFailed) return outcome;
     stop_unknown_tracking(block, fault.address);
@@ -290,7 +290,7 @@ Outcome Migrator::bring_home(Range range, DeviceSet devices) noexcept {
       result = bring_home_from(device, block, wanted);
     }
     if (result != Outcome::kDone) return;
-    if ((block.needs_tracking() & wanted).none() && !events_on_their_way()) stop_tracking(block, range);
+    if ((block.needs_tracking() & wanted).none() && !host_.events_on_their_way()) stop_tracking(block, range);
     blocks_.remove_if_empty(block);
   });
   return result == Outcome::kDone ? take_back_suspects() : result;

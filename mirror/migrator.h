@@ -395,7 +395,6 @@ class Migrator {
   int move_scratch(Range range, HostAgent::Expect expected, const HostAgent::Unchanged& unchanged,
                    bool* replaced_ours) noexcept;
   int take_back_mapping(Range range, int protection) noexcept;
-  bool events_on_their_way() const noexcept;
   bool shows_shared_memory(const MappingInfo& mapping) const noexcept;
   Outcome take_back_grown(std::uint64_t address) noexcept;
   void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;

@@ -80,9 +80,10 @@ class Mirror {
   // -EIO: its memory cannot be read, and it stays.
   virtual int detach(DeviceOperations& device) noexcept = 0;
 
-  // Returns once every host event whose system call has returned to its caller has been applied, and so have changes of
-  // protection (which raise no event). Costs an atomic load, and a query of the kernel for each mapping that devices
-  // have pages of. Call before each launch.
+  // Returns once every host event whose system call has changed something has been applied, though it may not have
+  // returned to its caller (another thread may have got the memory), and so have changes of protection, which raise no
+  // event. Costs a system call, and a query of the kernel for each mapping that devices have pages of. Call before each
+  // launch.
   virtual void drain_events() noexcept = 0;
 
   // What lies at `address` need not be expected: it came to `device` when it was expected last, or could not, and

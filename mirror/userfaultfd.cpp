@@ -120,6 +120,12 @@ int Userfaultfd::write_protect(Range range, bool protect) const noexcept {
   return static_cast<int>(raw_syscall(SYS_ioctl, fd(), UFFDIO_WRITEPROTECT, &argument));
 }
 
+// CONTINUE looks for events on their way (EAGAIN) before it refuses a range of no size (EINVAL).
+bool Userfaultfd::events_on_their_way() const noexcept {
+  uffdio_continue nothing{{0, 0}, 0, 0};
+  return raw_syscall(SYS_ioctl, fd(), UFFDIO_CONTINUE, &nothing) == -EAGAIN;
+}
+
 // CONTINUE looks for one registered mapping (ENOENT), then for events on their way (EAGAIN), and then refuses anonymous
 // memory (EINVAL).
 int Userfaultfd::confirm_anonymous(Range range) const noexcept {

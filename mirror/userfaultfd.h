@@ -45,6 +45,9 @@ class Userfaultfd {
   int wake(Range range) const noexcept;
   // Write-protects present pages of `range`, or lifts the protection and wakes.
   int write_protect(Range range, bool protect) const noexcept;
+  // Any thread: an event is on its way: something has been unmapped, moved or is being discarded, and the thread that
+  // does so waits until the event is read, or has not gone on since.
+  bool events_on_their_way() const noexcept;
   // 0 if `range` lies in one registered mapping of anonymous memory (its first page: in one of a shared file) and no
   // event is on its way, at the moment of the call. -EAGAIN: one is; -ENOENT: something else is there.
   int confirm_anonymous(Range range) const noexcept;

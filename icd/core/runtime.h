@@ -60,8 +60,8 @@ class Runtime {
       return {};
     return restart_device(device);
   }
-  // Before each launch: the devices see every change of the address space that has returned to its caller, and the
-  // present contents of memory that they see through snapshots.
+  // Before each launch: the devices see every change of the address space that has been made, and the present
+  // contents of memory that they see through snapshots.
   void refresh_view() noexcept {
     if (mirror_ == nullptr) return;
     mirror_->drain_events();
