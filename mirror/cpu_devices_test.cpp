@@ -83,13 +83,15 @@ class CpuDevicesTest : public CpuDeviceTest {
   static constexpr std::size_t kDevices = 2;
 
   void SetUp() override { ASSERT_NO_FATAL_FAILURE(start_with({})); }
-  void start_with(const MirrorOptions& options) {
+  // memory_size: of each device, in bytes; 0: enough.
+  void start_with(const MirrorOptions& options, std::uint64_t memory_size = 0) {
     ASSERT_TRUE(reserve_window().has_value());
     auto started = Mirror::start(options);
     ASSERT_TRUE(started.has_value()) << started.error().message;
     mirror_ = std::move(*started);
     CpuDeviceOptions two_units;
     two_units.compute_units = 2;
+    two_units.memory_size = memory_size;
     two_units.private_memory = mirrorcl::options().private_memory;
     ASSERT_NO_FATAL_FAILURE(CpuDeviceTest::start(two_units));
     add(*device_, queue_);
@@ -288,13 +290,17 @@ class CpuDevicesModelTest : public CpuDevicesTest {
     setenv("MIRRORCL_LOG", "error", 0);
     init_log();
   }
-  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations) {
-    ASSERT_NO_FATAL_FAILURE(start_with(options));
+  void run_programs(const MirrorOptions& options, std::uint64_t first_seed, std::uint64_t operations,
+                    std::uint64_t memory_size = 0) {
+    ASSERT_NO_FATAL_FAILURE(start_with(options, memory_size));
     Model model(*mirror_, *runners_[0]);
     for (std::size_t i = 1; i < kDevices; ++i) model.add_device(*runners_[i]);
     run_random_programs(model, first_seed, operations);
     print_statistics(model.operations(), mirror_->statistics());
     EXPECT_GT(mirror_->statistics().pages_between_devices, 0U);
+    if (memory_size != 0) {
+      EXPECT_GT(mirror_->statistics().evictions, model.operations() / 10'000);
+    }
   }
 };
 
@@ -304,6 +310,15 @@ TEST_F(CpuDevicesModelTest, DefaultPolicy) {
 
 TEST_F(CpuDevicesModelTest, EverythingThatReturnsBecomesCoherent) {
   run_programs(everything_becomes_coherent(), 16'000'000, 100'000);
+}
+
+// The programs use four times the memory of each device.
+TEST_F(CpuDevicesModelTest, SmallMemory) {
+  run_programs({}, 17'000'000, 100'000, kBlockSize);
+}
+
+TEST_F(CpuDevicesModelTest, SmallMemoryWhereEverythingThatReturnsBecomesCoherent) {
+  run_programs(everything_becomes_coherent(), 18'000'000, 50'000, kBlockSize);
 }
 
 }  // namespace
