@@ -151,7 +151,7 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
     pollfd waits[2] = {{done_.get(), POLLIN, 0}, {host_fd, POLLIN, 0}};
     timespec timeout{0, 1'000'000};
     // The timeout matters only where a zero page was refused and must be tried again.
-    raw_syscall(SYS_ppoll, waits, 2, zero_missing.size != 0 ? &timeout : nullptr, nullptr, 0);
+    raw_syscall(SYS_ppoll, waits, 2, host != nullptr ? &timeout : nullptr, nullptr, 0);
     const bool done = (waits[0].revents & POLLIN) != 0;
     if ((waits[1].revents & POLLIN) != 0 && hold && !done && comes_to_wait()) {
       hold = acts_after_event;
@@ -166,7 +166,7 @@ long HostAgent::call(const SystemCall& wanted, HostEvents& events, const Userfau
       (void)state_.load(std::memory_order_acquire);
       return result_;
     }
-    if (zero_missing.size == 0) continue;
+    if (host == nullptr) continue;
     for (const HostFault& fault : events.faults()) {
       if (fault.address < zero_missing.start || fault.address >= zero_missing.end()) continue;
       const Range page{fault.address, kPageSize};

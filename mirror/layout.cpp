@@ -31,7 +31,7 @@ Outcome Migrator::apply_layout_to(const LayoutWatch::Span& span, bool* changed) 
       *changed = true;
       end_sharing({address, start - address});
     }
-    if (start < end && !span.matches(*mapping)) {
+    if (mapping && start < end && !span.matches(*mapping)) {
       *changed = true;
       return span.is_file() ? follow_file(span.devices, {start, end - start}, *mapping)
                             : follow_protection({start, end - start}, *mapping);

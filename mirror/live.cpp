@@ -77,7 +77,7 @@ Live::Object* Live::place(PinnedArena& arena, UniqueFd* file) {
            mmap(memory, sizeof(Object), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file->get(), 0) == memory;
   };
   if (!shared()) {
-    log_info("other processes cannot see this one's statistics: {}", strerror(errno));
+    log_info("other processes cannot see this one's statistics: {}", strerrordesc_np(errno));
     file->reset();
     memset(memory, 0, offsetof(Object, topology));
     return new (memory) Object;

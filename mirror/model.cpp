@@ -441,7 +441,7 @@ void Model::map(Bytes& bytes) {
   ++operations_;
   if (mmap(pointer(run.first), run.count * kPageSize, protection, flags, kind == Kind::kAnonymous ? -1 : file_,
            kind == Kind::kAnonymous ? 0 : offset) == MAP_FAILED) {
-    return fail(fmt::format("mmap: {}", std::strerror(errno)));
+    return fail(fmt::format("mmap: {}", strerrordesc_np(errno)));
   }
   forget(run);
   const Page fresh{kind, static_cast<std::uint8_t>(protection)};
@@ -451,7 +451,7 @@ void Model::map(Bytes& bytes) {
 void Model::unmap(Bytes& bytes) {
   Run run = take_run(bytes);
   ++operations_;
-  if (munmap(pointer(run.first), run.count * kPageSize) != 0) fail(fmt::format("munmap: {}", std::strerror(errno)));
+  if (munmap(pointer(run.first), run.count * kPageSize) != 0) fail(fmt::format("munmap: {}", strerrordesc_np(errno)));
   forget(run);
 }
 
@@ -490,7 +490,7 @@ void Model::remap(Bytes& bytes) {
     ++operations_;
     if (mremap(pointer(source.first), step * kPageSize, (step + grown) * kPageSize, flags,
                pointer(destination.first)) == MAP_FAILED) {
-      return fail(fmt::format("mremap of {} pages: {}", step, std::strerror(errno)));
+      return fail(fmt::format("mremap of {} pages: {}", step, strerrordesc_np(errno)));
     }
     replace(source);
     replace({destination.first, step + grown});
@@ -523,7 +523,7 @@ void Model::grow(Bytes& bytes) {
   if (more % 2 == 0 && run.count > 1) {  // shrink
     unsigned left = 1 + more % (run.count - 1);
     if (mremap(pointer(run.first), run.count * kPageSize, left * kPageSize, 0) == MAP_FAILED) {
-      return fail(fmt::format("mremap to shrink: {}", std::strerror(errno)));
+      return fail(fmt::format("mremap to shrink: {}", strerrordesc_np(errno)));
     }
     const Run gone{run.first + left, run.count - left};
     const Page again = pages_[run.first].grown();
@@ -548,7 +548,7 @@ void Model::discard(Bytes& bytes) {
       std::any_of(pages_.begin() + run.first, pages_.begin() + run.end(), [](const Page& page) { return page.locked; });
   ++operations_;
   if (madvise(pointer(run.first), run.count * kPageSize, locked ? kDontneedLocked : MADV_DONTNEED) != 0) {
-    return fail(fmt::format("MADV_DONTNEED: {}", std::strerror(errno)));
+    return fail(fmt::format("MADV_DONTNEED: {}", strerrordesc_np(errno)));
   }
   for (unsigned page = run.first; page < run.end(); ++page) {
     pages_[page].freed = false;
@@ -575,7 +575,7 @@ void Model::protect(Bytes& bytes) {
   for (unsigned page = run.first; page < run.end(); ++page) settle(kArena + page * kPageSize);
   ++operations_;
   if (mprotect(pointer(run.first), run.count * kPageSize, protection) != 0) {
-    return fail(fmt::format("mprotect: {}", std::strerror(errno)));
+    return fail(fmt::format("mprotect: {}", strerrordesc_np(errno)));
   }
   for (unsigned page = run.first; page < run.end(); ++page) {
     pages_[page].protection = static_cast<std::uint8_t>(protection);
@@ -630,7 +630,7 @@ void Model::through_a_pipe(Bytes& bytes) {
   ++operations_;
   if (write(pipe_[1], buffer.data(), static_cast<std::size_t>(size)) != size ||
       read(pipe_[0], pointer(in.first) + 8, static_cast<std::size_t>(size)) != size) {
-    return fail(fmt::format("read(2) into {} pages at page {}: {}", in.count, in.first, std::strerror(errno)));
+    return fail(fmt::format("read(2) into {} pages at page {}: {}", in.count, in.first, strerrordesc_np(errno)));
   }
   std::memcpy(contents_.data() + in.first * kPageSize + 8, buffer.data(), static_cast<std::size_t>(size));
 }

@@ -111,7 +111,7 @@ void Model::leave_lock(Bytes& bytes) {
   if (error != EOWNERDEAD) {
     const auto* words = reinterpret_cast<const std::uint32_t*>(address);
     fail(fmt::format("a mutex at {:#x} whose owner has ended: {}; its words: {:#x} {:#x} {:#x} {:#x} {:#x}", address,
-                     std::strerror(error), words[0], words[1], words[2], words[3], words[4]),
+                     strerrordesc_np(error), words[0], words[1], words[2], words[3], words[4]),
          run.first);
   }
   compare_run("after a robust mutex", {run.first, 1});

@@ -83,8 +83,10 @@ bool PolicyWatch::apply_file(const LayoutWatch::Span& span) noexcept {
     const std::uint64_t start =
         mapping ? std::clamp(mapping->range.start, address, span.range.end()) : span.range.end();
     const std::uint64_t end = mapping ? std::min(mapping->range.end(), span.range.end()) : span.range.end();
-    if (start > address) unmapped({address, start - address});
-    if (start > address) return true;
+    if (!mapping || start > address) {
+      unmapped({address, start - address});
+      return true;
+    }
     if (!span.matches(*mapping)) {
       const Range part{start, end - start};
       LayoutWatch::Span now = span;
