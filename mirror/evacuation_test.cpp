@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "base/running_time.h"
-#include "base/sanitizers.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -23,7 +22,7 @@ namespace {
 class EvacuationTest : public MirrorTest {
  protected:
   void SetUp() override {
-    if (kThreadSanitizer) GTEST_SKIP() << "what its runtime knows of the mirror's own threads would be moved away";
+    SKIP_UNDER_THREAD_SANITIZER();
     MirrorTest::SetUp();
   }
   // Runs `work` in some threads until three seconds have passed and the process was swept at least ten times, and pages

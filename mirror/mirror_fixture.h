@@ -13,6 +13,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/sanitizers.h"
 #include "mirror/fake_device.h"
 #include "mirror/mirror.h"
 #include "mirror/page_mask.h"
@@ -53,6 +54,10 @@ inline std::optional<FakeDevice> g_second_fake_device;  // for tests that attach
 // For tests of what only UFFDIO_MOVE does.
 #define SKIP_WITHOUT_MOVE() \
   if (const auto lacks = Mirror::probe(); lacks && !lacks->empty()) GTEST_SKIP() << *lacks
+
+// For tests that have whatever the process has moved. What the runtime knows of the mirror's own threads would go too.
+#define SKIP_UNDER_THREAD_SANITIZER() \
+  if (kThreadSanitizer) GTEST_SKIP() << "what its runtime knows of the mirror's own threads would be moved away"
 
 class MirrorTest : public ::testing::Test {
  protected:

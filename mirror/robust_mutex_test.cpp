@@ -146,7 +146,9 @@ TEST_F(RobustMutexTest, IsFoundByWhoComesLater) {
     owner.join();
     mirror_->bring_home({reinterpret_cast<std::uint64_t>(mutex.word()), kPageSize});
     let_it_look();
-    EXPECT_EQ(mutex.lock_patiently(), EOWNERDEAD);
+    // ThreadSanitizer (GCC 12) overlooks that a lock with a time limit gets what its owner has left, and would report
+    // the unlock.
+    EXPECT_EQ(kThreadSanitizer ? mutex.lock() : mutex.lock_patiently(), EOWNERDEAD);
     mutex.make_consistent();
     ASSERT_EQ(mutex.unlock(), 0);
     mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory_.data()), memory_.size()});
@@ -229,6 +231,7 @@ TEST_F(RobustMutexTest, WhoWaitsInACoherentPageIsWokenAfterItHasCeasedToBe) {
 }
 
 TEST_F(RobustMutexTest, SurvivesEvacuation) {
+  SKIP_UNDER_THREAD_SANITIZER();
   struct alignas(kPageSize) Page {
     pthread_mutex_t mutex;
     std::uint64_t value;

@@ -150,6 +150,7 @@ TEST_F(SeveralDevicesTest, EachDeviceHasItsOwnNumbers) {
 }
 
 TEST_F(SeveralDevicesTest, EvacuationSpreadsOverAllOfThem) {
+  SKIP_UNDER_THREAD_SANITIZER();
   std::vector<std::uint64_t> heap(16 * kBlockSize / sizeof(std::uint64_t));
   std::array<DeviceOperations*, kDevices> all;
   for (std::size_t i = 0; i < kDevices; ++i) all[i] = &device(i);
