@@ -16,8 +16,7 @@ constexpr std::uint64_t kPageSize = 4096;
 
 // The kernel makes one mapping of neighbours that are alike. The runtime maps what it knows of the mirror's threads
 // beside what the program maps, and a mirror that watched both, as one mapping, would wait for itself where its threads
-// touch the runtime's. This makes the program's memory unlike the runtime's: nothing else comes of it, but that core
-// dumps are without.
+// touch the runtime's. So the program's memory is made unlike the runtime's, in ways of which nothing else comes.
 MIRRORCL_FOR_RUNTIME void keep_apart(const volatile void* start, std::size_t size) {
   const int error = errno;
   const std::uint64_t first = reinterpret_cast<std::uint64_t>(start) & ~(kPageSize - 1);
@@ -46,11 +45,10 @@ MIRRORCL_FOR_RUNTIME void __sanitizer_malloc_hook(const volatile void* start,  /
 
 void* __interceptor_mmap(void*, std::size_t, int, int, int, off_t);  // NOLINT: likewise; the one it replaces
 
+// From the start: others may use an address that is not theirs any more.
 MIRRORCL_FOR_RUNTIME void* mmap(void* address, std::size_t size, int protection, int flags, int file,
                                 off_t offset) noexcept {
-  void* mapped = __interceptor_mmap(address, size, protection, flags, file, offset);
-  if (mapped != MAP_FAILED && (flags & MAP_ANONYMOUS) != 0 && (flags & MAP_SHARED) == 0) keep_apart(mapped, size);
-  return mapped;
+  return __interceptor_mmap(address, size, protection, flags | MAP_NORESERVE, file, offset);
 }
 
 }  // extern "C"
