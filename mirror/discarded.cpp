@@ -63,17 +63,15 @@ PageMask Migrator::without_entry(const Block& block, const PageMask& pages) cons
   PageMask without;
   const PageMask missing = pages & ~present;
   for (PageRun run = missing.next_run(0); run.count != 0; run = missing.next_run(run.end())) {
-    for (unsigned page = run.first; page < run.end();) {
-      const auto mapping = space_.query_from(block.base() + page * kPageSize);
-      if (!mapping) break;
-      const PageRun mapped = block.pages(mapping->range);  // may begin further on
-      const PageRun part{std::max(page, mapped.first),
-                         std::min(mapped.end(), run.end()) - std::max(page, mapped.first)};
-      if (mapped.first >= run.end()) break;
-      const std::uint64_t address = block.base() + part.first * kPageSize;
-      const bool in_its_place = mapping->file_offset + (address - mapping->range.start) == address;
-      if (shows_shared_memory(*mapping) && in_its_place) without.set(part);
-      page = part.end();
+    const Range range = block.range(run);
+    for (std::uint64_t address = range.start; address < range.end();) {
+      const auto mapping = space_.query_from(address);
+      if (!mapping || mapping->range.start >= range.end()) break;  // it may begin further on, or beyond the block
+      const std::uint64_t start = std::max(address, mapping->range.start);
+      const std::uint64_t end = std::min(mapping->range.end(), range.end());
+      const bool in_its_place = mapping->file_offset + (start - mapping->range.start) == start;
+      if (shows_shared_memory(*mapping) && in_its_place) without.set(block.pages({start, end - start}));
+      address = end;
     }
   }
   return without;

@@ -651,6 +651,53 @@ TEST_F(LeavingOffTest, WhatHasMovedAfterTheMirrorHasAskedIsWatchedAgain) {
   });
 }
 
+// At each step of finding out what has become of coherent memory that the application discards, the memory is unmapped.
+// Nothing else is mapped in its block.
+TEST_F(FaultInjectionTest, CoherentMemoryIsDiscardedAndUnmappedAtAnyStep) {
+  static std::atomic<bool> wanted;
+  static AddressSpace* space;
+  static std::uint64_t address;
+  auto opened = AddressSpace::open();
+  ASSERT_TRUE(opened.has_value());
+  space = &*opened;
+  MirrorOptions options;
+  options.coherent_after_returns = 1;
+  options.coherent_window_ms = 60'000;
+  options.coherent_not_before_ms = 0;
+  constexpr std::uint64_t kSteps = 20;
+  unsigned times = 0;
+  for (std::uint64_t step = 0; step < kSteps; ++step) {
+    ASSERT_NO_FATAL_FAILURE(start(options));
+    TestMemory memory(1);
+    munmap(memory.data() + kPageSize, kBlockSize - kPageSize);
+    address = reinterpret_cast<std::uint64_t>(memory.data());
+    for (std::uint64_t i = 0; i < 3; ++i) ASSERT_NO_FATAL_FAILURE(exchange(memory.word(0), i));
+    if (statistics().coherent_upgrades == 0) continue;
+    wanted = false;
+    std::atomic<bool> stop{false};
+    std::thread unmapper([&] {
+      while (!stop && !wanted) std::this_thread::yield();
+      munmap(memory.data(), kPageSize);
+    });
+    before_call(step, [] {
+      wanted = true;
+      for (unsigned i = 0; i < 1'000'000 && space->query(address); ++i) sched_yield();
+    });
+    // ENOMEM: unmapped before it came to that.
+    EXPECT_TRUE(madvise(memory.data(), kPageSize, MADV_DONTNEED) == 0 || errno == ENOMEM);
+    mirror_->drain_events();
+    times += wanted;
+    stop = true;
+    unmapper.join();
+    inject_nothing();
+    mirror_->drain_events();
+    std::uint64_t value = 0;
+    EXPECT_EQ(device_.read(memory.word(0), &value, sizeof value), FaultKind::kInvalidAddress);
+    mirror_.reset();
+  }
+  EXPECT_GT(times, 3U);
+}
+
 // A thread unmaps memory that the device has, and waits for the mirror to read of it. Another one gets the address
 // meanwhile, and waits for nobody: what it has written there the device finds in the next launch.
 TEST_F(FaultInjectionTest, LaunchesWaitForEventsThatAreOnTheirWay) {
