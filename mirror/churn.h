@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which pages the application unmapped or moved a short while ago. Such addresses come and go; the mapping of a page
-// that may be unmapped at any moment had better not be replaced (Migrator::replace_mapping), so it does not become
+// that may be unmapped at any moment had better not be replaced (HostMappings::replace), so it does not become
 // coherent for a while.
 //
 // Locking: service thread only.

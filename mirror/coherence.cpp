@@ -1,32 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pages that go back and forth become coherent: the application maps device memory in their place, or application and
 // device both map pinned host memory (shared_memory.h), and both sides run at memory speed with real atomics.
-//
-// The application's mapping of a range is replaced in one step: the new mapping is made and registered in the window,
-// then the host agent moves it over the old one. At no moment can a thread touch a page there that nobody watches.
 #include <errno.h>
 #include <sys/mman.h>
 
-#include "base/futex.h"
 #include "base/log.h"
-#include "base/raw_syscall.h"
-#include "device/window.h"
 #include "mirror/insist.h"
 #include "mirror/migrator.h"
 
 namespace mirrorcl::mirror {
-namespace {
-
-constexpr Range kScratch{window::kViews.start + 2 * kBlockSize, kBlockSize};
-
-bool reserve_scratch(std::uint64_t size) noexcept {
-  return insist([&] {
-           return raw_syscall(SYS_mmap, kScratch.start, size, PROT_NONE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-         }) == static_cast<long>(kScratch.start);
-}
-
-}  // namespace
 
 // x86-64's ABI: a thread control block begins with its own address and has it again as its third word.
 bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address) {
@@ -135,18 +117,11 @@ void Migrator::leave_what_is_waited_for(Block& block, const PageMask& wanted) no
 }
 
 // Who waits for a futex in `range`, whose shared memory the application does not map any more, is filed under that:
-// looks again, and is filed under private memory then. A mapping of the same memory in the window finds him.
+// looks again, and is filed under private memory then.
 void Migrator::wake_waiters(AttachedDevice& device, Range range) noexcept {
-  constexpr int kAll = 1 << 30;
   for_each_waiter(range, [&](std::uint64_t address) {
-    const long view = raw_syscall(SYS_mmap, kScratch.start, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                                  shared(device).fd(), page_down(address));
-    if (view < 0) {
-      log_warning("who waits for a lock at {:#x} may wait for ever: error {}", address, -view);
-      return;
-    }
-    futex_wake(reinterpret_cast<FutexWord*>(kScratch.start + address % kPageSize), kAll);
-    if (!reserve_scratch(kPageSize)) log_error("the window has lost {} bytes at {:#x}", kPageSize, kScratch.start);
+    const int error = mappings_.wake_in_file(address, shared(device).fd());
+    if (error != 0) log_warning("who waits for a lock at {:#x} may wait for ever: error {}", address, -error);
   });
 }
 
@@ -154,7 +129,7 @@ Outcome Migrator::make_run_coherent(AttachedDevice& device, Block& block, PageRu
   Range range = block.range(run);
   int error = on_device([&] { return shared(device).adopt(range, bounce_); });
   if (error == 0) {
-    error = replace_mapping(range, HostAgent::Expect::kPrivate, &device);
+    error = mappings_.replace(range, HostAgent::Expect::kPrivate, shared(device).fd());
     // Without it the contents would be where nobody looks for them.
     if (error != 0 && insist([&] { return on_device([&] { return shared(device).release(range, bounce_); }); }) != 0) {
       log_error("device memory of {:#x} could not be had back from shared memory", range.start);
@@ -188,7 +163,7 @@ Outcome Migrator::end_coherence(AttachedDevice& device, Block& block, PageRun ru
     PageRun part = block.pages(mapping->range);
     part = {page, std::min(part.end(), run.end()) - page};
     Range range = block.range(part);
-    int error = replace_mapping(range, HostAgent::Expect::kShared, nullptr);
+    int error = mappings_.replace(range, HostAgent::Expect::kShared, HostMappings::kNothing);
     if (passes(error)) return Outcome::kAgain;
     if (error != 0) {
       log_error("coherent memory at {:#x} cannot be made private again: error {}", range.start, -error);
@@ -218,127 +193,6 @@ Outcome Migrator::serve_coherent(AttachedDevice& device, const HostFault& fault)
   if (error == -EFAULT) return Outcome::kAgain;  // discarded again between the two calls
   if (error != 0) host_.wake(range);
   return Outcome::kDone;
-}
-
-// Puts an empty registered mapping, or one of shared memory, in the place of `range`, which must lie in one mapping. 0,
-// -EAGAIN (events touch the range), or -errno with nothing changed.
-//
-// If one application thread unmaps the range and another gets the same addresses between the agent's look and its call,
-// the other's mapping is replaced. It shows zeros then, as he expects unless he has written there already.
-int Migrator::replace_mapping(Range range, HostAgent::Expect expected, AttachedDevice* sharer) noexcept {
-  auto mapping = space_.query(range.start);
-  if (!mapping || mapping->range.end() < range.end()) return -EAGAIN;
-  int error = make_scratch(range, mapping->protection, sharer);
-  if (error == 0) {
-    // Last look: from here until the agent's call no event is read, and none that was read touches the range.
-    events_.read_pending();
-    if (events_.pending_on(range)) error = -EAGAIN;
-  }
-  bool replaced_ours = false;
-  if (error == 0) {
-    error = move_scratch(range, expected, {&space_, *mapping}, &replaced_ours);
-    if (error == -ENOENT && (events_.pending_on(range) || host_.events_on_their_way())) error = -EAGAIN;
-  }
-  if (error != 0) {
-    drop_scratch(range.size);
-    return error == -EINTR ? -EAGAIN : error;
-  }
-  if (replaced_ours || sharer == nullptr || expected == HostAgent::Expect::kAnything) return 0;
-  return take_back_mapping(range, mapping->protection);
-}
-
-// A registered mapping of as much as `range`, which shows nothing, or what `sharer` shares of `range`. 0 or -errno.
-int Migrator::make_scratch(Range range, int protection, AttachedDevice* sharer) noexcept {
-  const Range scratch{kScratch.start, range.size};
-  const bool to_share = sharer != nullptr;
-  const int flags = MAP_FIXED | (to_share ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-  const long address = raw_syscall(SYS_mmap, scratch.start, scratch.size, protection, flags,
-                                   to_share ? shared(*sharer).fd() : -1, to_share ? range.start : 0);
-  if (address < 0) return static_cast<int>(address);
-  return host_.register_range(scratch, to_share ? kTrackMissing | kTrackMinor : kTrackMissing | kTrackWrites);
-}
-
-void Migrator::drop_scratch(std::uint64_t size) noexcept {
-  // Unregister first: replacing a registered mapping raises an event for this thread.
-  if (insist([&] { return host_.unregister_range({kScratch.start, size}); }) != 0 || !reserve_scratch(size)) {
-    log_error("the window has lost {} bytes at {:#x}", size, kScratch.start);
-  }
-}
-
-// 0 and whether what was expected has been replaced, or -errno and nothing has been moved.
-int Migrator::move_scratch(Range range, HostAgent::Expect expected, const HostAgent::Unchanged& unchanged,
-                           bool* replaced_ours) noexcept {
-  const Range scratch{kScratch.start, range.size};
-  events_.begin_operation(range, scratch);
-  const int error = agent_.move_mapping(scratch, range.start, expected, unchanged, events_, host_);
-  *replaced_ours = events_.end_operation(agent_.made_call());
-  if (error != 0) return error;
-  // The move leaves a hole in the window.
-  if (!reserve_scratch(scratch.size)) log_error("the window has lost {} bytes at {:#x}", scratch.size, scratch.start);
-  return 0;
-}
-
-// Takes the application's pages of `range`, which no event that was read touches, to the window in one step, and drops
-// them. 0; -EAGAIN: they may be somebody else's by now, or will be; or -errno and they are there.
-int Migrator::throw_away(Range range) noexcept {
-  // Does nothing, but fails with EBUSY if it is locked: its whole mapping would cease to be.
-  const long locked = raw_syscall(SYS_msync, range.start, range.size, MS_INVALIDATE);
-  if (locked == -ENOMEM) return -EAGAIN;  // unmapped
-  if (locked != 0) return static_cast<int>(locked);
-  const Range scratch{kScratch.start, range.size};
-  events_.begin_taking(range, scratch);
-  int error = agent_.take_away(range, scratch.start, events_, host_);
-  const bool taken_ours = events_.end_operation(agent_.made_call());
-  if (!agent_.made_call()) return error == -ENOENT ? -EAGAIN : error;
-  if (error == 0 && !taken_ours) {
-    log_debug("{:#x} was unmapped while its pages were taken away", range.start);
-    give_back(range);
-    return -EAGAIN;
-  }
-  if (error == 0) drop_scratch(range.size);
-  // The call may have left a hole in the window before it failed.
-  if (error != 0 && !reserve_scratch(range.size))
-    log_error("the window has lost {} bytes at {:#x}", range.size, scratch.start);
-  return error == -EFAULT ? -EAGAIN : error;  // unmapped, or in two mappings by now
-}
-
-// What has been taken from `range` was somebody else's, who has got its addresses between the agent's look and its
-// call. He finds zeros until it is there again; what he has written meanwhile stays.
-void Migrator::give_back(Range range) noexcept {
-  events_.read_pending();
-  const Range scratch{kScratch.start, range.size};
-  const auto mapping = space_.query_from(scratch.start);
-  PageMask taken;  // relative to `range`
-  PageMask newer;
-  int error = mapping ? space_.present_pages(scratch, &taken) : -ENOENT;
-  if (error == 0) error = space_.present_pages(range, &newer);
-  taken &= ~newer;
-  for (PageRun run = taken.next_run(0); run.count != 0 && error == 0; run = taken.next_run(run.end())) {
-    const std::uint64_t offset = run.first * kPageSize;
-    error = agent_.move_mapping({scratch.start + offset, run.count * kPageSize}, range.start + offset,
-                                HostAgent::Expect::kAnything, {&space_, *mapping}, events_, host_);
-    if (error == -EAGAIN) error = 0;  // he has unmapped it, too
-  }
-  if (error != 0) log_error("{:#x} has lost what was written there: error {}", range.start, -error);
-  if (!reserve_scratch(range.size)) log_error("the window has lost {} bytes at {:#x}", range.size, scratch.start);
-}
-
-// The application had unmapped `range` when its mapping was replaced by shared memory. It may be somebody else's by
-// now: empty memory is what he expects. -EAGAIN, or 0 if shared memory has to stay.
-int Migrator::take_back_mapping(Range range, int protection) noexcept {
-  log_debug("{:#x} was unmapped while its mapping was replaced", range.start);
-  constexpr int kAttempts = 1000;
-  for (int i = 0; i < kAttempts; ++i) {
-    bool replaced_ours = false;
-    int error = make_scratch(range, protection, nullptr);
-    if (error == 0) error = move_scratch(range, HostAgent::Expect::kShared, {}, &replaced_ours);
-    if (error == 0) return -EAGAIN;
-    drop_scratch(range.size);
-    if (error == -ENOENT && !host_.events_on_their_way()) return -EAGAIN;  // unmapped again
-    events_.read_pending();
-    pause_briefly();
-  }
-  return 0;
 }
 
 }  // namespace mirrorcl::mirror

@@ -89,7 +89,7 @@ Verdict Migrator::discard_host_copies(AttachedDevice& device, Block& block, Page
   const Range range = block.range(run);
   events_.read_pending();
   if (events_.pending_on(range)) return kTryAgain;
-  const int error = discard(range);
+  const int error = mappings_.discard(range);
   if (passes(error)) return kTryAgain;  // ENOMEM also means: unmapped, its event is on the way
   if (error != 0) {
     log_warning("the application's copy of {:#x} cannot be dropped: error {}", range.start, -error);
@@ -97,35 +97,6 @@ Verdict Migrator::discard_host_copies(AttachedDevice& device, Block& block, Page
   }
   block.duplicated_to_device(device.index, run);
   return kServed;
-}
-
-// Drops the application's pages of `range`, which no event that was read touches. 0; -EAGAIN: they may be somebody
-// else's by now, or will be; or -errno. *in_part if it failed: some pages may have been dropped.
-int Migrator::discard(Range range, bool* in_part) noexcept {
-  const int thrown = throw_away(range);
-  if (thrown == 0 || thrown == -EAGAIN) return thrown;
-  // Locked memory, say, or no room for one more mapping. While the kernel waits for the event of this call, somebody
-  // else can get the addresses, and lose what he writes there (decisions/0013).
-  const std::size_t first_event = events_.queued();
-  const int error = agent_.discard(range, events_, host_);
-  if (agent_.made_call()) forget_own_removals(range, first_event);
-  if (in_part != nullptr) *in_part = agent_.made_call();
-  return error == -ENOENT ? -EAGAIN : error;
-}
-
-// Of the events from number `number` on, those that the agent's discarding of `range` has raised. The kernel raises one
-// for each mapping and releases its lock until that has been read. Where the mapping has become shorter meanwhile, it
-// raises another one for what is left (Linux, mm/madvise.c, madvise_dontneed_free()).
-void Migrator::forget_own_removals(Range range, std::size_t number) noexcept {
-  std::uint64_t start = range.start;
-  while (start < range.end()) {
-    const std::uint64_t end = events_.take_removal({start, range.end() - start}, &number);
-    const auto mapping = space_.query_from(start);
-    if (!mapping) return;
-    const bool is_mapped = mapping->range.start <= start;
-    if (is_mapped != (end != 0)) return;  // no more events, or unmapped after its event: there the call has failed
-    start = is_mapped ? std::min(end, mapping->range.end()) : mapping->range.start;
-  }
 }
 
 Outcome Migrator::end_duplication_on_device(Block& block, unsigned page) noexcept {

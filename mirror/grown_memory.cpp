@@ -30,7 +30,7 @@ Outcome Migrator::take_back_grown(std::uint64_t address) noexcept {
   while (run.first > 0 && grown.test(run.first - 1)) --run.first;
   run.count = grown.find_clear(page) - run.first;
   const Range range = block.range(run);
-  const int error = replace_mapping(range, HostAgent::Expect::kGrown, nullptr);
+  const int error = mappings_.replace(range, HostAgent::Expect::kGrown, HostMappings::kNothing);
   if (error == 0) {
     block.mark_registered(run);
     watch(range, mapping->protection);

@@ -355,7 +355,7 @@ Verdict Migrator::copy_in_protected(AttachedDevice& device, Block& block, PageRu
   } else if (error == 0 && events_.pending_on(range)) {
     error = -EAGAIN;
   } else if (error == 0 && copied != 0) {
-    error = discard(range, &discarded);
+    error = mappings_.discard(range, &discarded);
   }
   if (error != 0) {
     const PageMask lost = discarded ? lost_pages(block, run, present) : PageMask();

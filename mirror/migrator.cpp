@@ -278,7 +278,7 @@ Outcome Migrator::place_moved() noexcept {
     MovedPage page = moved_pages_.back();
     // Taken away from the application first, so that nothing is written there any more; what it touches then faults and
     // waits for us.
-    int error = replace_mapping({page.address, kPageSize}, HostAgent::Expect::kShared, nullptr);
+    int error = mappings_.replace({page.address, kPageSize}, HostAgent::Expect::kShared, HostMappings::kNothing);
     if (passes(error)) return Outcome::kAgain;
     moved_pages_.pop_back();
     if (error != 0) {

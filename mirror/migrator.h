@@ -28,6 +28,7 @@
 #include "mirror/fault_history.h"
 #include "mirror/host_agent.h"
 #include "mirror/host_events.h"
+#include "mirror/host_mappings.h"
 #include "mirror/host_nodes.h"
 #include "mirror/layout_watch.h"
 #include "mirror/live.h"
@@ -260,9 +261,6 @@ class Migrator {
   Verdict end_duplication(AttachedDevice& device, Block& block, unsigned page, bool mapped) noexcept;
   Verdict drop_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Verdict discard_host_copies(AttachedDevice& device, Block& block, PageRun run) noexcept;
-  int discard(Range range, bool* in_part = nullptr) noexcept;
-  int throw_away(Range range) noexcept;
-  void forget_own_removals(Range range, std::size_t number) noexcept;
   // The application's page of which devices have copies is to be the only one: those go, and those around it.
   Outcome end_duplication_on_device(Block& block, unsigned page) noexcept;
   // The duplicates that `devices` have of `pages` go. Where the application's are the only ones then, it may write
@@ -387,14 +385,6 @@ class Migrator {
   Outcome end_coherence(AttachedDevice& device, Block& block, PageRun run) noexcept;
   Outcome serve_coherent(AttachedDevice& device, const HostFault& fault) noexcept;
   SharedMemory shared(AttachedDevice& device) const noexcept { return {*device.operations, pinned_}; }
-  // `sharer`: the device whose shared memory the range shows from then on; null: nothing.
-  int replace_mapping(Range range, HostAgent::Expect expected, AttachedDevice* sharer) noexcept;
-  int make_scratch(Range range, int protection, AttachedDevice* sharer) noexcept;
-  void drop_scratch(std::uint64_t size) noexcept;
-  void give_back(Range range) noexcept;
-  int move_scratch(Range range, HostAgent::Expect expected, const HostAgent::Unchanged& unchanged,
-                   bool* replaced_ours) noexcept;
-  int take_back_mapping(Range range, int protection) noexcept;
   bool shows_shared_memory(const MappingInfo& mapping) const noexcept;
   Outcome take_back_grown(std::uint64_t address) noexcept;
   void find_thread_control_blocks(AttachedDevice& device, Block& block, PageRun run) noexcept;
@@ -432,6 +422,7 @@ class Migrator {
   const AddressSpace& space_;
   HostEvents& events_;
   HostAgent& agent_;
+  HostMappings mappings_{host_, space_, events_, agent_};
   CopyThreads& copiers_;
   Live& live_;
   Counters& counters_;

@@ -57,7 +57,7 @@ int Migrator::make_run_anonymous(AttachedDevice& device, Block& block, PageRun r
   if (int error = page_pipe_.put(range, agent_, events_); error != 0) return error;
   // A page that the application has discarded meanwhile would be shown by the file again, and written elsewhere.
   int error = space_.all_private(range);
-  if (error == 0) error = replace_mapping(range, HostAgent::Expect::kAnything, nullptr);
+  if (error == 0) error = mappings_.replace(range, HostAgent::Expect::kAnything, HostMappings::kNothing);
   if (error != 0) {
     page_pipe_.drop();
     return error;
