@@ -278,7 +278,7 @@ Result<LiveView> LiveView::open(pid_t pid) {
     if (!object) {
       problem = Error{
           ErrorCode::kInvalidArgument,
-          fmt::format("process {} cannot be looked at: {} (run as its user or as root)", pid, std::strerror(errno))};
+          fmt::format("process {} cannot be looked at: {} (run as its user or as root)", pid, strerrordesc_np(errno))};
       continue;
     }
     Reader reader(object.get(), 0);

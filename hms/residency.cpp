@@ -124,7 +124,7 @@ Error no_such_process(pid_t pid) {
 Error not_this_users(pid_t pid) {
   return {ErrorCode::kInvalidArgument,
           fmt::format("the memory of process {} cannot be looked at: {} (run as its user or as root)", pid,
-                      std::strerror(EACCES))};
+                      strerrordesc_np(EACCES))};
 }
 
 }  // namespace
