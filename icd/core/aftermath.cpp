@@ -61,7 +61,10 @@ void Aftermath::run() {
       callback_thread().post(
           [call = std::move(call)] { call.function(call.event.get(), call.status, call.user_data); });
     }
-    for (auto& queue : std::exchange(to_watch_, {})) queue->runtime().worker().watch(std::move(queue));
+    for (auto& queue : std::exchange(to_watch_, {})) {
+      HostWorker& worker = queue->runtime().worker();
+      worker.watch(std::move(queue));
+    }
     if (Runtime* runtime = std::exchange(to_wake_, nullptr)) runtime->worker().wake();
     for (auto& queue : std::exchange(to_advance_, {})) queue->advance_ready(*this);
   }

@@ -166,13 +166,13 @@ void MemoryPlacement::announce() {
 void MemoryPlacement::join(hms::Binder& binder) {
   const auto runtime = Runtime::get();
   if (!runtime) return;
-  std::unique_ptr<MemoryPlacement> placement(new MemoryPlacement(binder));
+  // Stays, whatever comes: the binder may know some of its devices even if others cannot join.
+  auto* placement = new MemoryPlacement(binder);
   if (auto done = placement->join_devices(**runtime)) {
-    g_joined.store(placement.get(), std::memory_order_release);
-    joined() = placement.release();
+    g_joined.store(placement, std::memory_order_release);
+    joined() = placement;
   } else {
     joined() = tl::unexpected(done.error());
-    placement.release();  // the binder may know some of its devices
   }
 }
 
@@ -186,6 +186,7 @@ Result<void> MemoryPlacement::join_devices(Runtime& runtime) {
 
 Result<void> MemoryPlacement::find_allocation_places() {
   std::vector<svm::AllocationPlaces::Device> devices;
+  devices.reserve(devices_.size());
   for (const Device& device : devices_) devices.push_back({device.uids.initiator, device.uids.target});
   auto places = svm::AllocationPlaces::create(*binder_.topology(), devices);
   if (!places) return tl::unexpected(places.error());

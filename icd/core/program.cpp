@@ -11,8 +11,6 @@
 #include "icd/core/context.h"
 #include "icd/core/runtime.h"
 
-using mirrorcl::Error;
-using mirrorcl::ErrorCode;
 using mirrorcl::Result;
 using mirrorcl::ScopedLock;
 using mirrorcl::compiler::BuildKind;
