@@ -210,7 +210,7 @@ bool reaches_printf(const llvm::Function& function, std::set<const llvm::Functio
 
 // PoCL's headers rename builtin functions ("#define step _cl_step"), and with them a kernel of the same name.
 std::string source_name(const std::string& symbol) {
-  constexpr std::string_view kPrefix = "_cl_";
+  static constexpr std::string_view kPrefix = "_cl_";
   static const std::set<std::string> renamed = [] {
     std::set<std::string> names;
     std::ifstream header(std::string(pocl::kHeaders) + "/_builtin_renames.h");

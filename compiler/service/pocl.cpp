@@ -5,6 +5,7 @@
 #include <CL/cl_icd.h>
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -12,24 +13,25 @@
 
 #include "compiler/service/pocl_version.h"
 
-extern char** environ;
-
 namespace mirrorcl::compiler::pocl {
 namespace {
 
 using IcdGetPlatformIDs = cl_int(CL_API_CALL*)(cl_uint, cl_platform_id*, cl_uint*);
 using GetExtensionFunctionAddress = void*(CL_API_CALL*)(const char*);
 
-// Nothing of the user's own settings of PoCL: they are about other programs.
+// Nothing of the user's own settings of PoCL: they are about other programs. The service's other thread, which waits
+// for the end of the application, reads no environment.
 void set_environment(const std::string& scratch_dir) {
   std::vector<std::string> inherited;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     std::string_view text = *entry;
     if (text.starts_with("POCL_")) inherited.emplace_back(text.substr(0, text.find('=')));
   }
+  // NOLINTBEGIN(concurrency-mt-unsafe)
   for (const std::string& name : inherited) unsetenv(name.c_str());
   for (const Setting& setting : kEnvironment) setenv(setting.name, setting.value, 1);
   setenv("POCL_CACHE_DIR", (scratch_dir + "/pocl").c_str(), 1);
+  // NOLINTEND(concurrency-mt-unsafe)
 }
 
 tl::unexpected<Error> unsupported(std::string reason) {
@@ -124,8 +126,9 @@ Result<std::unique_ptr<Pocl>> Pocl::load(const std::string& library, const std::
   // Never unloaded: it registers passes and options with LLVM, which this process shares with it.
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
+    const char* reason = dlerror();  // NOLINT(concurrency-mt-unsafe): glibc's is the thread's own
     return unsupported(
-        fmt::format("no PoCL: {} (Debian: install libpocl2, or name the file in MIRRORCL_POCL)", dlerror()));
+        fmt::format("no PoCL: {} (Debian: install libpocl2, or name the file in MIRRORCL_POCL)", reason));
   }
   auto get_address = reinterpret_cast<GetExtensionFunctionAddress>(dlsym(handle, "clGetExtensionFunctionAddress"));
   if (get_address == nullptr) return unsupported(path + " is not an OpenCL driver");
