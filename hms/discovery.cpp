@@ -328,6 +328,7 @@ class Assembler {
       groups[within].add(cpu->os_index);
     }
     std::vector<IdSet> ordered;
+    ordered.reserve(groups.size());
     for (auto& [within, cpus] : groups) ordered.push_back(std::move(cpus));
     std::sort(ordered.begin(), ordered.end(), [](const IdSet& a, const IdSet& b) { return a.first() < b.first(); });
     for (const IdSet& cpus : ordered) {

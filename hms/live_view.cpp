@@ -366,7 +366,7 @@ std::string LiveState::name_of(Uid uid) const {
   }
   for (std::uint32_t i = 0; i < live::kMaxDevices; ++i) {
     const auto device = std::ranges::find(devices, i, &LiveDevice::index);
-    const std::string name = device != devices.end() ? device->name : fmt::format("device {}", i);
+    std::string name = device != devices.end() ? device->name : fmt::format("device {}", i);
     if (uid == live::device_initiator(i)) return name;
     if (uid == live::device_memory(i)) return name + "'s memory";
   }

@@ -103,6 +103,7 @@ class Renumbering {
   // Members that have their new numbers already, sorted.
   std::vector<Uid> renumbered(const std::vector<Uid>& members) const {
     std::vector<Uid> result;
+    result.reserve(members.size());
     for (const Uid member : members) result.push_back(uids_.at(member));
     std::sort(result.begin(), result.end());
     return result;

@@ -79,7 +79,7 @@ class Writer {
   }
 
   fs::path write_object(const Object& object, ObjectType type) const {
-    const fs::path folder = root_ / entry_name(object, type);
+    fs::path folder = root_ / entry_name(object, type);
     make_folder(folder);
     put(folder / "uid", object.uid);
     put(folder / "name", object.name);
