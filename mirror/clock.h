@@ -14,4 +14,7 @@ inline std::uint64_t now_ns() noexcept {
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
+// A time that does not come.
+inline constexpr std::uint64_t kNever = ~std::uint64_t{0};
+
 }  // namespace mirrorcl::mirror

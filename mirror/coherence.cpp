@@ -100,7 +100,7 @@ void Migrator::for_each_waiter(Range range, Visit visit) noexcept {
   const auto read = [this](std::uint64_t address, void* destination, std::uint64_t size) {
     return peek(address, destination, size);
   };
-  threads_.for_each_blocked([&](const BlockedCall& call) {
+  thread_ends_.threads().for_each_blocked([&](const BlockedCall& call) {
     for_each_shared_futex(call, read, [&](std::uint64_t address) {
       if (address - range.start < range.size) visit(address);
     });

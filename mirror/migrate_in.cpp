@@ -218,8 +218,8 @@ void Migrator::note_thread_blocks(const Block& block, const PageMask& contents, 
                                   std::uint64_t staging) noexcept {
   for (PageRun part = contents.next_run(0); part.count != 0; part = contents.next_run(part.end())) {
     for (unsigned page = part.first; page < part.end(); ++page) {
-      thread_blocks_.note(block.base() + page * kPageSize,
-                          reinterpret_cast<const void*>(staging + (page - run.first) * kPageSize));
+      thread_ends_.blocks().note(block.base() + page * kPageSize,
+                                 reinterpret_cast<const void*>(staging + (page - run.first) * kPageSize));
     }
   }
 }
@@ -305,7 +305,7 @@ bool Migrator::adopt_whole(AttachedDevice& device, Block& block, std::uint64_t s
     __builtin_memcpy(memory + offset, reinterpret_cast<const void*>(staging + offset), part.count * kPageSize);
     for (unsigned page = part.first; page < part.end(); ++page) {  // looked at now that they are in the cache
       const auto* contents = reinterpret_cast<const void*>(staging + page * kPageSize);
-      if (thread_blocks_.is_one(block.base() + page * kPageSize, contents)) hold_thread_blocks.set(page);
+      if (thread_ends_.blocks().is_one(block.base() + page * kPageSize, contents)) hold_thread_blocks.set(page);
     }
   };
   copy_in_parts(device->capabilities().parallel_copies, kAll, urgent, copy);

@@ -65,8 +65,7 @@ Result<void> Migrator::open() {
   bounce_ = static_cast<char*>(memory_->allocate(kBlockSize, kPageSize));
   if (auto opened = pinned_.open(); !opened) return opened;
   policies_.is_own_file(pinned_.fd());
-  thread_blocks_.open();
-  threads_.open();
+  thread_ends_.open();
   nodes_.open();
   hms::PlacementRules rules;
   rules.share_after_returns = options_.coherent_after_returns;
@@ -79,7 +78,7 @@ Result<void> Migrator::open() {
 
 void Migrator::note(const AttachedDevice& device, Range range, hms::Action action, Live::To to,
                     hms::Reason reason) noexcept {
-  moved_since_look_ = moved_since_look_ || to == Live::To::kDevice || action == hms::Action::kShare;
+  if (to == Live::To::kDevice || action == hms::Action::kShare) thread_ends_.memory_moved();
   const auto counter = action == hms::Action::kShare ? &DeviceStatistics::coherent_upgrades
                        : to == Live::To::kDevice     ? &DeviceStatistics::pages_in
                                                      : &DeviceStatistics::pages_home;
@@ -311,6 +310,35 @@ void Migrator::place(const MovedPage& page) noexcept {
   }
   on_device([&] { return shared(device).drop(origin); });
   host_.wake(range);
+}
+
+PageState Migrator::state(std::uint64_t address) noexcept {
+  const Block* block = blocks_.find(address);
+  return block == nullptr ? PageState::kHost : block->state(page_in_block(address));
+}
+
+int Migrator::peek(std::uint64_t address, void* destination, std::uint64_t size) noexcept {
+  auto* to = static_cast<char*>(destination);
+  while (size != 0) {
+    const std::uint64_t offset = address % kPageSize;
+    const std::uint64_t part = std::min(size, kPageSize - offset);
+    const Range page{page_down(address), kPageSize};
+    const PageState where = state(address);
+    int error;
+    if (where == PageState::kDevice || where == PageState::kCoherent) {
+      AttachedDevice& device = holder(*blocks_.find(address), page_in_block(address));
+      error = where == PageState::kDevice ? on_device([&] { return device->copy_out(page, bounce_); })
+                                          : on_device([&] { return shared(device).read(page, bounce_); });
+      __builtin_memcpy(to, bounce_ + offset, part);
+    } else {
+      error = space_.read(address, to, part);
+    }
+    if (error != 0) return error;
+    address += part;
+    to += part;
+    size -= part;
+  }
+  return 0;
 }
 
 }  // namespace mirrorcl::mirror

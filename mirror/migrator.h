@@ -36,11 +36,9 @@
 #include "mirror/page_pipe.h"
 #include "mirror/placement.h"
 #include "mirror/policy_watch.h"
-#include "mirror/robust_lists.h"
 #include "mirror/shared_memory.h"
 #include "mirror/staging.h"
-#include "mirror/thread_blocks.h"
-#include "mirror/threads.h"
+#include "mirror/thread_ends.h"
 #include "mirror/userfaultfd.h"
 
 namespace mirrorcl::mirror {
@@ -129,13 +127,13 @@ class Migrator {
   // In the child of a fork.
   void close_in_child() noexcept {
     pinned_.close();
-    threads_.close();
+    thread_ends_.close_in_child();
   }
-  // When to call look_after_threads() the next time (now_ns()); kNever: not before something moves.
-  static constexpr std::uint64_t kNever = ~std::uint64_t{0};
-  std::uint64_t next_look_ns() const noexcept;
-  // Does for threads that have ended what the kernel could not, because memory was away.
-  void look_after_threads() noexcept;
+  ThreadEnds& thread_ends() noexcept { return thread_ends_; }
+  const ThreadEnds& thread_ends() const noexcept { return thread_ends_; }
+  PageState state(std::uint64_t address) noexcept;
+  // Reads the application's memory, wherever it is: 0 or -errno.
+  int peek(std::uint64_t address, void* destination, std::uint64_t size) noexcept;
   // Gives back memory that is only kept for speed.
   void rest() noexcept { staging_.empty(); }
   // And what devices keep.
@@ -333,13 +331,6 @@ class Migrator {
     watch_.remove(range);
   }
 
-  // thread_ends.cpp: what the kernel does when threads end
-  void look_after_control_blocks() noexcept;
-  void look_after_locks() noexcept;
-  void look_after_waiters() noexcept;
-  Outcome leave_lock(std::uint32_t owner, const RobustLists::Lock& lock) noexcept;
-  int peek(std::uint64_t address, void* destination, std::uint64_t size) noexcept;
-
   // layout.cpp: what the application may do
   Outcome apply_layout_to(const LayoutWatch::Span& span, bool* changed) noexcept;
   Outcome follow_file(DeviceSet devices, Range part, const MappingInfo& mapping) noexcept;
@@ -462,14 +453,7 @@ class Migrator {
   std::array<SpoiltWish, 16> spoilt_wishes_{};
   std::size_t next_spoilt_wish_ = 0;
   std::uint64_t answers_end_ns_ = kNever;
-  ThreadBlocks thread_blocks_;
-  Threads threads_;
-  RobustLists robust_lists_;
-  std::uint64_t looked_ns_ = 0;  // the last look after threads began
-  std::uint64_t look_took_ns_ = 0;
-  bool moved_since_look_ = false;
-  std::uint64_t moved_ns_ = 0;                    // something had moved when a look began last; 0: never yet
-  bool lock_is_waited_for_ = false;               // a robust one
+  ThreadEnds thread_ends_{*this, host_, space_, events_, agent_, counters_};
   std::array<FileIdentity, 16> refused_files_{};  // the last ones that could not be shared
   std::size_t next_refused_file_ = 0;
   bool told_private_file_ = false;

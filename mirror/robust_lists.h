@@ -2,7 +2,7 @@
 // The robust lists of this process's threads (set_robust_list(2)): the locks that the kernel, when a thread ends, marks
 // as left by their owner. For an ending thread it does not wait for a page that is away, and gives up there. So the
 // mirror knows where each thread's list begins and what was in it, and does it in the kernel's place
-// (Migrator::look_after_locks).
+// (ThreadEnds::look_after_locks).
 //
 // Locking: service thread only.
 #pragma once

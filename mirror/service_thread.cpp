@@ -178,8 +178,8 @@ void ServiceThread::serve_expected() noexcept {
 }
 
 void ServiceThread::look_after_threads() noexcept {
-  const std::uint64_t next = migrator_.next_look_ns();
-  if (next != Migrator::kNever && !events_.has_events() && now_ns() >= next) migrator_.look_after_threads();
+  const std::uint64_t next = migrator_.thread_ends().next_look_ns();
+  if (next != kNever && !events_.has_events() && now_ns() >= next) migrator_.thread_ends().look();
 }
 
 // How long to wait for something to do; negative: for ever.
@@ -190,8 +190,8 @@ std::int64_t ServiceThread::patience_ns(bool busy) const noexcept {
     return static_cast<std::int64_t>(expect_from_ns() - std::min(expect_from_ns(), now_ns()));
   }
   const std::int64_t patience = rest_ == Rest::kNone ? kShortRestNs : rest_ == Rest::kShort ? kLongRestNs : -1;
-  const std::uint64_t next_look = std::min(migrator_.next_look_ns(), migrator_.answers_end_ns());
-  if (next_look == Migrator::kNever) return patience;
+  const std::uint64_t next_look = std::min(migrator_.thread_ends().next_look_ns(), migrator_.answers_end_ns());
+  if (next_look == kNever) return patience;
   const std::int64_t until = std::max<std::int64_t>(static_cast<std::int64_t>(next_look - now_ns()), 0);
   return patience < 0 ? until : std::min(patience, until);
 }

@@ -2,7 +2,7 @@
 // Threads whose control blocks have gone to a device, or been copied to one. When a thread ends, the kernel clears its
 // id there and wakes who waits for it in pthread_join; but for an ending thread it does not wait for a page that is
 // away or must not be written, and leaves the id as it is. So the mirror does it in its place
-// (Migrator::look_after_control_blocks).
+// (ThreadEnds::look_after_control_blocks).
 //
 // Locking: service thread only, but for open().
 #pragma once

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel does when a thread ends: it marks the robust locks that the thread held as left by their owner, and
-// clears the thread's id in its control block. Neither waits for a page that is away, so the mirror does both where the
-// kernel could not.
+#include "mirror/thread_ends.h"
+
 #include <linux/futex.h>
 #include <pthread.h>
 
@@ -24,18 +23,18 @@ constexpr std::uint64_t kLookRarelyNs = 10'000'000'000;
 
 }  // namespace
 
-std::uint64_t Migrator::next_look_ns() const noexcept {
+std::uint64_t ThreadEnds::next_look_ns() const noexcept {
   if (moved_since_look_) return looked_ns_ + std::clamp(look_took_ns_ * kLookShare, kLookSoonNs, kLookEveryNs);
-  const bool due = thread_blocks_.any() || robust_lists_.any_held() || lock_is_waited_for_;
+  const bool due = blocks_.any() || robust_lists_.any_held() || lock_is_waited_for_;
   if (due) return looked_ns_ + kLookEveryNs;
   // Less and less often, but never not at all.
   return moved_ns_ == 0 ? kNever : looked_ns_ + std::clamp(looked_ns_ - moved_ns_, kLookSoonNs, kLookRarelyNs);
 }
 
-void Migrator::look_after_threads() noexcept {
+void ThreadEnds::look() noexcept {
   looked_ns_ = now_ns();
   if (moved_since_look_) moved_ns_ = looked_ns_;
-  begin_request();
+  pages_.begin_request();
   // Locks first: whoever joins the thread may use its stack, with the list's head, again.
   look_after_locks();
   look_after_waiters();
@@ -45,19 +44,18 @@ void Migrator::look_after_threads() noexcept {
 
 // Entries whose page has come home in time are dropped after a few looks: an ending thread may be just before its
 // clearing.
-void Migrator::look_after_control_blocks() noexcept {
+void ThreadEnds::look_after_control_blocks() noexcept {
   constexpr unsigned kLooksAtHome = 3;
-  for (ThreadBlocks::Thread& thread : thread_blocks_.threads()) {
+  for (ThreadBlocks::Thread& thread : blocks_.threads()) {
     if (thread.id == 0) continue;
     const Range page{page_down(thread.id_address), kPageSize};
-    const Block* block = blocks_.find(page.start);
-    const bool home = block == nullptr || block->state(page_in_block(page.start)) == PageState::kHost;
+    const bool home = pages_.state(page.start) == PageState::kHost;
     if (!ThreadBlocks::is_gone(thread.id)) {
       thread.looks_at_home = home ? thread.looks_at_home + 1 : 0;
       if (thread.looks_at_home > kLooksAtHome) thread.id = 0;
       continue;
     }
-    if (!home && bring_home(page) == Outcome::kAgain) continue;  // the next time
+    if (!home && pages_.bring_home(page) == Outcome::kAgain) continue;  // the next time
     if (events_.has_events()) continue;
     std::uint32_t id = 0;
     // Who has reused or unmapped the stack has another id there, or nothing.
@@ -66,12 +64,12 @@ void Migrator::look_after_control_blocks() noexcept {
     }
     thread.id = 0;
   }
-  thread_blocks_.shrink();
+  blocks_.shrink();
 }
 
-void Migrator::look_after_locks() noexcept {
+void ThreadEnds::look_after_locks() noexcept {
   const auto read = [this](std::uint64_t address, void* destination, std::uint64_t size) {
-    return peek(address, destination, size);
+    return pages_.peek(address, destination, size);
   };
   const auto ended = [&](const RobustLists::Thread& thread) {
     return RobustLists::for_each_lock(
@@ -83,7 +81,7 @@ void Migrator::look_after_locks() noexcept {
 
 // A thread may have begun and ended between two looks. Who waits for its lock shows where that is, if it is one of
 // libc's robust mutexes.
-void Migrator::look_after_waiters() noexcept {
+void ThreadEnds::look_after_waiters() noexcept {
   struct Mutex {
     std::uint32_t word;
     std::uint32_t count;
@@ -97,12 +95,12 @@ void Migrator::look_after_waiters() noexcept {
   constexpr std::uint32_t kInherits = 0x20;
   lock_is_waited_for_ = false;
   const auto read = [this](std::uint64_t address, void* destination, std::uint64_t size) {
-    return peek(address, destination, size);
+    return pages_.peek(address, destination, size);
   };
   threads_.for_each_blocked([&](const BlockedCall& call) {
     for_each_shared_futex(call, read, [&](std::uint64_t address) {
       Mutex mutex{};
-      if (peek(address, &mutex, sizeof mutex) != 0) return;
+      if (pages_.peek(address, &mutex, sizeof mutex) != 0) return;
       const std::uint32_t owner = mutex.word & FUTEX_TID_MASK;
       if (owner == 0 || mutex.owner != owner || (mutex.kind & kRobust) == 0) return;
       lock_is_waited_for_ = true;
@@ -113,21 +111,20 @@ void Migrator::look_after_waiters() noexcept {
 
 // The kernel's handle_futex_death(), but that all who wait are woken, not one: so none needs to be remembered in the
 // word. Whoever does not get the lock says there that he waits again.
-Outcome Migrator::leave_lock(std::uint32_t owner, const RobustLists::Lock& lock) noexcept {
+Outcome ThreadEnds::leave_lock(std::uint32_t owner, const RobustLists::Lock& lock) noexcept {
   std::uint32_t value = 0;
-  if (lock.word % sizeof value != 0 || peek(lock.word, &value, sizeof value) != 0) return Outcome::kDone;
+  if (lock.word % sizeof value != 0 || pages_.peek(lock.word, &value, sizeof value) != 0) return Outcome::kDone;
   const bool given_back = lock.pending && !lock.inherits && (value & FUTEX_TID_MASK) == 0;
   // The kernel gives a lock that inherits to who waits for it.
   const bool kernels = lock.inherits && (value & FUTEX_WAITERS) != 0;
   if (!given_back && ((value & FUTEX_TID_MASK) != owner || kernels)) return Outcome::kDone;
   const Range page{page_down(lock.word), kPageSize};
-  const Block* block = blocks_.find(page.start);
-  const PageState state = block == nullptr ? PageState::kHost : block->state(page_in_block(page.start));
+  const PageState state = pages_.state(page.start);
   const bool home = state != PageState::kDevice && state != PageState::kDuplicated;
-  if (!home && bring_home(page) == Outcome::kAgain) return Outcome::kAgain;
+  if (!home && pages_.bring_home(page) == Outcome::kAgain) return Outcome::kAgain;
   if (events_.has_events()) return Outcome::kAgain;
   std::uint32_t now = 0;
-  if (peek(lock.word, &now, sizeof now) != 0 || (now & FUTEX_TID_MASK) != (value & FUTEX_TID_MASK))
+  if (pages_.peek(lock.word, &now, sizeof now) != 0 || (now & FUTEX_TID_MASK) != (value & FUTEX_TID_MASK))
     return Outcome::kDone;
   if (given_back) {
     agent_.wake_futex(lock.word, events_, host_);
@@ -136,32 +133,6 @@ Outcome Migrator::leave_lock(std::uint32_t owner, const RobustLists::Lock& lock)
     agent_.set_futex(lock.word, HostAgent::FutexValue::kOwnerDied, events_, host_);
   }
   return Outcome::kDone;
-}
-
-// The application's memory, wherever it is: 0 or -errno.
-int Migrator::peek(std::uint64_t address, void* destination, std::uint64_t size) noexcept {
-  auto* to = static_cast<char*>(destination);
-  while (size != 0) {
-    const std::uint64_t offset = address % kPageSize;
-    const std::uint64_t part = std::min(size, kPageSize - offset);
-    const Range page{page_down(address), kPageSize};
-    const Block* block = blocks_.find(address);
-    const PageState state = block == nullptr ? PageState::kHost : block->state(page_in_block(address));
-    int error;
-    if (state == PageState::kDevice || state == PageState::kCoherent) {
-      AttachedDevice& device = holder(*block, page_in_block(address));
-      error = state == PageState::kDevice ? on_device([&] { return device->copy_out(page, bounce_); })
-                                          : on_device([&] { return shared(device).read(page, bounce_); });
-      __builtin_memcpy(to, bounce_ + offset, part);
-    } else {
-      error = space_.read(address, to, part);
-    }
-    if (error != 0) return error;
-    address += part;
-    to += part;
-    size -= part;
-  }
-  return 0;
 }
 
 }  // namespace mirrorcl::mirror
