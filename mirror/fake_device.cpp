@@ -76,7 +76,7 @@ device::FaultKind FakeDevice::access(std::uint64_t address, void* value, std::si
     lock();
     auto allowed = page < kTableSize * 4096 ? static_cast<Access>(entry(page).load()) : Access::kNone;
     if (allowed == Access::kReadWrite || (allowed == Access::kRead && wanted == Access::kRead)) {
-      const MappedFile* file = file_at(address);
+      const FakeFiles::Mapping* file = files_.at(address);
       long done =
           raw_syscall(wanted == Access::kRead ? SYS_pread64 : SYS_pwrite64, file == nullptr ? memory_.get() : file->fd,
                       transfer, size, file == nullptr ? address : file->offset + (address - file->range.start));
@@ -165,7 +165,7 @@ int FakeDevice::protect(Range range, Access access) noexcept {
   lock();
   for (std::atomic<std::uint64_t>& large : large_pages_) {
     if (access != Access::kRead || large.load() != range.start / kBlock * kBlock) continue;
-    for (std::uint64_t page = large; page < large + kBlock; page += 4096) entry(page).store(0);
+    set_entries({large.load(), kBlock}, Access::kNone);
     large = 0;
   }
   for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
@@ -176,70 +176,34 @@ int FakeDevice::protect(Range range, Access access) noexcept {
   return 0;
 }
 
+// Entries that change; the table is sparse.
+void FakeDevice::set_entries(Range range, Access access) noexcept {
+  const auto wanted = static_cast<std::uint8_t>(access);
+  for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
+    if (entry(page).load() != wanted) entry(page).store(wanted);
+  }
+}
+
 int FakeDevice::unmap(Range range) noexcept {
   lock();
-  for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
-    if (entry(page).load() != 0) entry(page).store(0);
-  }
+  set_entries(range, Access::kNone);
   const int result = punch_memory_file(memory_.get(), range.start, range.size);
   unlock();
   return result;
 }
 
-const FakeDevice::MappedFile* FakeDevice::file_at(std::uint64_t address) const {
-  for (const MappedFile& file : files_) {
-    if (address >= file.range.start && address < file.range.end()) return &file;
-  }
-  return nullptr;
-}
-
 std::size_t FakeDevice::mapped_files() noexcept {
-  std::size_t count = 0;
   lock();
-  for (const MappedFile& file : files_) count += file.range.size != 0 ? 1 : 0;
+  const std::size_t count = files_.size();
   unlock();
   return count;
 }
 
-// Nothing of `range` shows a file any more.
-void FakeDevice::cut_files(Range range) noexcept {
-  for (MappedFile& file : files_) {
-    const MappedFile old = file;
-    if (old.range.size == 0 || old.range.end() <= range.start || old.range.start >= range.end()) continue;
-    file.range.size = 0;
-    for (Range left :
-         {Range{old.range.start, range.start - old.range.start}, Range{range.end(), old.range.end() - range.end()}}) {
-      if (left.start < old.range.start || left.start >= old.range.end() || left.end() > old.range.end() ||
-          left.size == 0) {
-        continue;
-      }
-      for (MappedFile& free : files_) {
-        if (free.range.size != 0) continue;
-        free = {left, static_cast<int>(raw_syscall(SYS_dup, old.fd)), old.offset + (left.start - old.range.start)};
-        break;
-      }
-    }
-    raw_syscall(SYS_close, old.fd);
-  }
-  for (std::uint64_t page = range.start; page < range.end(); page += 4096) {
-    if (entry(page).load() != 0) entry(page).store(0);
-  }
-}
-
 int FakeDevice::map_file(Range range, int fd, std::uint64_t offset, Access access) noexcept {
   if (!maps_files_) return -EOPNOTSUPP;
-  int result = -ENOSPC;
   lock();
-  cut_files(range);
-  for (MappedFile& free : files_) {
-    if (free.range.size != 0) continue;
-    free = {range, static_cast<int>(raw_syscall(SYS_dup, fd)), offset};
-    result = 0;
-    break;
-  }
-  for (std::uint64_t page = range.start; result == 0 && page < range.end(); page += 4096) {
-    entry(page).store(static_cast<std::uint8_t>(access));
-  }
+  const int result = files_.map(range, fd, offset);
+  set_entries(range, result == 0 ? access : Access::kNone);
   unlock();
   wake();
   return result;
@@ -247,7 +211,8 @@ int FakeDevice::map_file(Range range, int fd, std::uint64_t offset, Access acces
 
 int FakeDevice::unmap_file(Range range) noexcept {
   lock();
-  cut_files(range);
+  files_.cut(range);
+  set_entries(range, Access::kNone);
   unlock();
   return 0;
 }
@@ -301,10 +266,7 @@ void FakeDevice::restart() {
   std::uint64_t count;
   (void)!::read(lost_event_.get(), &count, sizeof count);
   lost_reported_ = false;
-  for (MappedFile& file : files_) {
-    if (file.range.size != 0) close(file.fd);
-    file.range.size = 0;
-  }
+  files_.clear();
   madvise(table_, kTableSize, MADV_DONTNEED);
 }
 

@@ -19,6 +19,7 @@
 #include "base/unique_fd.h"
 #include "device/packet.h"
 #include "mirror/device/operations.h"
+#include "mirror/fake_files.h"
 
 namespace mirrorcl::mirror {
 
@@ -105,10 +106,7 @@ class FakeDevice final : public DeviceOperations {
   // One byte of Access per page of the user's address space, sparse.
   std::atomic<std::uint8_t>& entry(std::uint64_t address) { return table_[address / 4096]; }
   device::FaultKind access(std::uint64_t address, void* value, std::size_t size, Access wanted);
-  // The file that `address` shows, or null.
-  struct MappedFile;
-  const MappedFile* file_at(std::uint64_t address) const;
-  void cut_files(Range range) noexcept;
+  void set_entries(Range range, Access access) noexcept;
   void wake() noexcept;
   void lock() noexcept;
   void unlock() noexcept { lock_.store(0, std::memory_order_release); }
@@ -125,12 +123,6 @@ class FakeDevice final : public DeviceOperations {
     bool used;
   };
 
-  struct MappedFile {
-    Range range;
-    int fd;
-    std::uint64_t offset;
-  };
-
   static constexpr std::size_t kTransferSize = 64;
   static constexpr std::uint64_t kBlock = std::uint64_t{2} << 20;
 
@@ -145,7 +137,7 @@ class FakeDevice final : public DeviceOperations {
   std::array<Pending, kMaxFaults> pending_{};
   std::array<Refusal, kMaxFaults> refusals_{};
   std::size_t next_refusal_ = 0;
-  std::array<MappedFile, 512> files_{};  // of size 0: unused
+  FakeFiles files_;
   std::atomic<std::uint32_t> next_requester_{1};
   std::atomic<std::uint64_t> fault_count_{0};
   std::atomic<std::uint64_t> memory_size_{std::uint64_t{1} << 40};
