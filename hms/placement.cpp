@@ -51,11 +51,12 @@ Result<PlacementMap::Pointer> PlacementMap::create(const Topology& topology,
 }
 
 Result<void> PlacementMap::build(const Topology& topology, std::span<const PlacementRequester> requesters) {
+  if (requesters.size() > kNoSlot) return fail(ErrorCode::kNotSupported, "more than 65,535 requesters");
   slots_.assign(topology.next_uid(), kNoSlot);
   kinds_.assign(topology.next_uid(), 0);
   for (const Target& target : topology.targets()) {
     if (!target.known() || !target.online) continue;
-    if (targets_.size() == kNoSlot) return fail(ErrorCode::kNotSupported, "more than 65,534 memories");
+    if (targets_.size() == kNoSlot) return fail(ErrorCode::kNotSupported, "more than 65,535 memories");
     slots_[target.uid] = static_cast<Slot>(targets_.size());
     targets_.push_back({target.uid, target.is_host()});
     if (!target.is_host() || target.node < 0 || target.node > kMaxNode) continue;

@@ -57,7 +57,7 @@ class HMS_API PlacementMap {
   using Pointer = std::unique_ptr<PlacementMap, Deleter>;
 
   // The first requester stands for the application's threads. kInvalidArgument if one is no initiator,
-  // kOutOfHostMemory.
+  // kNotSupported if there are more than 65,535 of them or of targets, kOutOfHostMemory.
   static Result<Pointer> create(const Topology& topology, std::span<const PlacementRequester> requesters,
                                 std::pmr::memory_resource* memory);
 

@@ -194,6 +194,14 @@ TEST(PlacementMap, RefusesRequestersThatAreNone) {
   EXPECT_EQ(map.error().code, ErrorCode::kInvalidArgument);
 }
 
+TEST(PlacementMap, RefusesMoreRequestersThanItHasNumbersFor) {
+  Topology machine = SmallMachine{}.build();
+  std::vector<PlacementRequester> requesters(65'536, PlacementRequester{machine.initiators().front().uid});
+  auto map = PlacementMap::create(machine, requesters, std::pmr::new_delete_resource());
+  ASSERT_FALSE(map.has_value());
+  EXPECT_EQ(map.error().code, ErrorCode::kNotSupported);
+}
+
 // --- the reference machine, without any policy
 
 TEST(Placement, FirstTouchGoesToTheBestMemory) {
