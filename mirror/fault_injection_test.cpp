@@ -522,6 +522,7 @@ class NeighboursTest : public FaultInjectionTest, public ::testing::WithParamInt
       stop = true;
       changer.join();
       inject_nothing();
+      mirror_->drain_events();  // as before a launch
       for (std::size_t page = 0; page < kPages; ++page) {
         if (is_changed(page)) continue;
         ASSERT_EQ(device_.load(own.word(page)), page + 1) << "page " << page << " at step " << step;
