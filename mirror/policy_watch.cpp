@@ -37,6 +37,7 @@ void PolicyWatch::is_own_file(int fd) noexcept {
 
 void PolicyWatch::watch(Range range) noexcept {
   if (policies_ == nullptr) return;
+  apply_files(range);  // what shows another file by now is noticed before it is forgotten
   files_.remove(range);
   for (std::uint64_t address = range.start; address < range.end();) {
     const Piece piece = piece_at(address);
@@ -65,10 +66,12 @@ void PolicyWatch::watch_file(Range part, const MappingInfo& mapping) noexcept {
                     !mapping.shared});
 }
 
-void PolicyWatch::apply_files() noexcept {
+void PolicyWatch::apply_files(Range range) noexcept {
   // Each change may rearrange the spans.
   for (std::size_t i = 0; i < files_.size();) {
-    if (apply_file(files_.at(i))) {
+    const LayoutWatch::Span span = files_.at(i);
+    const bool concerned = span.range.start < range.end() && range.start < span.range.end();
+    if (concerned && apply_file(span)) {
       i = 0;
     } else {
       ++i;

@@ -42,8 +42,8 @@ class PolicyWatch {
   static constexpr std::size_t kMaxFiles = 64;
   // Any thread. False: some mapping of a file with a policy may be another one.
   bool files_unchanged() noexcept { return files_.unchanged(space_); }
-  // Drops the policies of those that are.
-  void apply_files() noexcept;
+  // Drops the policies of those that are, as far as they lie in `range` or reach into it.
+  void apply_files(Range range = {0, ~std::uint64_t{0}}) noexcept;
   // The mirror has replaced a file's private mapping by anonymous memory with its contents.
   void became_anonymous(Range range) noexcept { files_.remove(range); }
 

@@ -157,6 +157,19 @@ TEST_F(PolicyOfAFile, EndsWhenTheAddressesShowAnother) {
   EXPECT_FALSE(has_policy(memory_.data())) << "a mapping of another kind";
 }
 
+// Before the mirror hears of that, it leaves off watching what has come there.
+TEST_F(PolicyOfAFile, EndsWhenMirroredMemoryIsMovedThere) {
+  TestMemory moved(kPages);
+  for (std::size_t page = 0; page < kPages; ++page) device_.store<std::uint64_t>(moved.word(page), page);
+  show(files_[0].get(), MAP_SHARED);
+  set_policy(memory_.data(), kPages);
+  ASSERT_EQ(mremap(moved.data(), moved.size(), moved.size(), MREMAP_MAYMOVE | MREMAP_FIXED, memory_.data()),
+            memory_.data());
+  mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory_.data()), kBlockSize});
+  EXPECT_FALSE(has_policy(memory_.data()));
+  EXPECT_EQ(*memory_.word(3), 3U);
+}
+
 TEST_F(PolicyOfAFile, StaysWhenTheProtectionChanges) {
   show(files_[0].get(), MAP_SHARED);
   set_policy(memory_.data(), kPages);
