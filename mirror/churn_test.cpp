@@ -164,7 +164,7 @@ TEST_F(ChurnTest, ProtectionsThatChangeAllTheTimeAreKept) {
     }
   });
   // Longer where the machine hardly lets it run.
-  constexpr std::uint64_t kEnough = kThreadSanitizer ? 300 : 1000;
+  constexpr std::uint64_t kEnough = 1000;
   RunningTime time;
   const auto lasts = [&](int seconds) { return time.is_within(std::chrono::seconds(seconds)); };
   for (std::uint64_t round = 0; lasts(3) || (changes <= kEnough && lasts(30)); ++round) {

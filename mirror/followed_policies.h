@@ -18,7 +18,7 @@ namespace mirrorcl::mirror {
 class FollowedPolicies {
  public:
   explicit FollowedPolicies(Mirror& mirror) : mirror_(mirror) {
-    EXPECT_NE(memory_.address(), nullptr);
+    EXPECT_NE(memory_.address(), MAP_FAILED);
     mirror.never_migrate({reinterpret_cast<std::uint64_t>(memory_.address()), kSize});
     mirror.follow_policies(table_.get());
   }

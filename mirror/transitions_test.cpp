@@ -246,13 +246,15 @@ TEST_F(TransitionsTest, PingPongBecomesCoherent) {
   }
   EXPECT_EQ(statistics().coherent_upgrades, 1U);
   std::uint64_t faults = device_.faults();
+  // A thread may have gone on before its fault was counted, which has happened by the second answer.
+  for (int i = 0; i < 2; ++i) (void)mirror_->device_pages(device_, reinterpret_cast<std::uint64_t>(memory.word(0)));
   std::uint64_t cpu_faults = statistics().cpu_faults;
   for (std::uint64_t i = 0; i < 100; ++i) {
     *memory.word(0) = i;
     ASSERT_EQ(device_.load(memory.word(0)), i);
   }
   EXPECT_EQ(device_.faults(), faults) << "a coherent page faults on neither side";
-  EXPECT_LE(statistics().cpu_faults, cpu_faults + 1);  // whose thread has gone on before it was counted
+  EXPECT_EQ(statistics().cpu_faults, cpu_faults);
 }
 
 TEST_F(TransitionsTest, ReturnsOutsideTheWindowDoNotMakeCoherent) {

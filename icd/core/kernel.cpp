@@ -154,8 +154,8 @@ cl_int _cl_kernel::set_argument(cl_uint index, std::size_t size, const void* val
       return CL_SUCCESS;
 
     case KernelArgument::Kind::kPointer: {
+      MIRRORCL_GUARD(size == sizeof(cl_mem), CL_INVALID_ARG_SIZE);
       cl_mem memory = nullptr;  // null, or a pointer to null: a null pointer in the kernel
-      MIRRORCL_GUARD(size == sizeof memory, CL_INVALID_ARG_SIZE);
       if (value != nullptr) std::memcpy(&memory, value, sizeof memory);
       if (memory == nullptr) {
         set_pointer(index, nullptr, nullptr);
