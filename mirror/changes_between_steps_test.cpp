@@ -10,7 +10,9 @@
 #include <thread>
 #include <tuple>
 
+#include "base/sanitizers.h"
 #include "mirror/address_space.h"
+#include "mirror/ending_thread.h"
 #include "mirror/fault_injection_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -52,6 +54,27 @@ TEST_F(FaultInjectionTest, ProtectionThatChangesAtAnyStepIsKept) {
   }
   EXPECT_LE(lost, kInTheGap);
   EXPECT_GT(upgrades, 10U);
+}
+
+// At each step of its control block's way to the device, with UFFDIO_MOVE and without: the kernel cannot tell who waits
+// for the thread. What is not cleared then is cleared by the mirror.
+TEST_F(FaultInjectionTest, AThreadThatEndsAtAnyStepIsJoined) {
+  if (kThreadSanitizer || kAddressSanitizer) GTEST_SKIP() << "its runtime must be told when a thread ends";
+  for (const bool use_move : {true, false}) {
+    MirrorOptions options;
+    options.use_move = use_move;
+    for (std::uint64_t step = 0; step < 40; ++step) {
+      ASSERT_NO_FATAL_FAILURE(start(options));
+      const pthread_t thread = EndingThread::start();
+      const auto* block = reinterpret_cast<const std::uint64_t*>(thread);
+      before_call(step, [] { EndingThread::end(); });
+      EXPECT_EQ(device_.load(block), reinterpret_cast<std::uint64_t>(block));
+      EndingThread::end();
+      ASSERT_EQ(EndingThread::join(thread), 0) << "step " << step << (use_move ? "" : " without MOVE");
+      inject_nothing();
+      mirror_.reset();
+    }
+  }
 }
 
 // At each step of a page's way to the device without UFFDIO_MOVE, which ends with the application's page being

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A test mode: takes the process's memory away from it again and again. A thread sweeps over all mappings and moves
-// every page that can move to a device: heaps, stacks, .bss, the driver's own objects in the heap. Whatever the
-// process does then must bring back what it touches, whoever touches it: its threads, a system call, a signal frame, a
-// futex.
-//
-// Pages that hold a thread control block stay: when a thread ends, the kernel writes its thread id there without
-// waiting for a page that is away (docs/status.md).
+// every page that can move to a device: heaps, stacks with the control blocks of their threads, .bss, the driver's own
+// objects in the heap. Whatever the process does then must bring back what it touches, whoever touches it: its threads,
+// a system call, a signal frame, a futex.
 #pragma once
 
 #include <atomic>

@@ -176,9 +176,8 @@ Outcome Migrator::bring_expected_part() noexcept {
   end = std::min(end, mapping->range.end());
   if (!would_move(device, start, &end)) return leave_up_to(end);
   Block* block = nullptr;
-  PageMask present;
   PageMask wanted;
-  const Outcome found = find_movable(device, {start, end - start}, Untouched::kSkip, &block, &present, &wanted);
+  const Outcome found = find_movable(device, {start, end - start}, Untouched::kSkip, &block, &wanted);
   if (found == Outcome::kAgain) return found;
   if (wanted.none()) return leave_up_to(end);
   wanted &= ~block->stays_private();

@@ -2,7 +2,6 @@
 // All kinds of memory of a real process, and what its threads and the kernel do with it while a device has pages of it.
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -15,6 +14,7 @@
 #include "base/running_time.h"
 #include "base/sanitizers.h"
 #include "mirror/address_space.h"
+#include "mirror/ending_thread.h"
 #include "mirror/followed_policies.h"
 #include "mirror/mirror_fixture.h"
 #include "mirror/pinned_arena.h"
@@ -109,25 +109,8 @@ TEST_F(HostMemoryTest, JoinOfAThreadWhoseStackPingPongs) {
   }
 }
 
-std::atomic<int> g_may_end{0};
-std::atomic<pid_t> g_ending{0};
-
-// A thread that ends without touching its stack or its control block any more once it has told that it is ready.
-void* end_when_told(void*) {
-  // Restartable sequences would write to the control block at each preemption.
-  syscall(SYS_rseq, static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
-  g_ending = gettid();
-  asm volatile(
-      "1: pause\n cmpl $0, %0\n je 1b\n"
-      "mov $60, %%eax\n xor %%edi, %%edi\n syscall\n"
-      :
-      : "m"(g_may_end)
-      : "rax", "rdi", "rcx", "r11", "memory");
-  return nullptr;
-}
-
 // With and without UFFDIO_MOVE; the device takes control blocks away, or copies them.
-class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface<std::tuple<bool, bool>> {
+class ControlBlockTest : public HostMemoryTest, public ::testing::WithParamInterface<std::tuple<bool, bool>> {
  protected:
   void SetUp() override {
     if (kThreadSanitizer || kAddressSanitizer) GTEST_SKIP() << "its runtime must be told when a thread ends";
@@ -137,13 +120,8 @@ class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface
     policies_.emplace(*mirror_);
   }
   void TearDown() override { policies_.reset(); }
-  pthread_t start() {
-    g_may_end = 0;
-    g_ending = 0;
-    pthread_t thread{};
-    EXPECT_EQ(pthread_create(&thread, nullptr, end_when_told, nullptr), 0);
-    while (g_ending == 0) std::this_thread::yield();
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  pthread_t start(const pthread_attr_t* attributes = nullptr) {
+    const pthread_t thread = EndingThread::start(attributes);
     const Range page{page_down(thread), kPageSize};
     if (std::get<1>(GetParam())) policies_->set(page, FollowedPolicies::read_mostly());
     return thread;
@@ -152,37 +130,71 @@ class EndingThread : public HostMemoryTest, public ::testing::WithParamInterface
   void end_on_device(pthread_t thread) {
     const auto* block = reinterpret_cast<const std::uint64_t*>(thread);
     EXPECT_EQ(device_.load(block), reinterpret_cast<std::uint64_t>(block));
-    g_may_end = 1;
-    while (syscall(SYS_tgkill, getpid(), g_ending.load(), 0) == 0) std::this_thread::yield();
-  }
-  static int join(pthread_t thread) {
-    int error = ETIMEDOUT;
-    for (RunningTime time; error == ETIMEDOUT && time.is_within(std::chrono::seconds(20));) {
-      const auto ns = (std::chrono::system_clock::now().time_since_epoch() + RunningTime::kLook).count();
-      const timespec until{ns / 1'000'000'000, ns % 1'000'000'000};
-      error = pthread_timedjoin_np(thread, nullptr, &until);
-    }
-    return error;
+    EndingThread::end();
   }
 
   std::optional<FollowedPolicies> policies_;
 };
 
-TEST_P(EndingThread, IsJoinedAfterItEndedWithItsControlBlockOnTheDevice) {
+TEST_P(ControlBlockTest, ThreadIsJoinedThatEndedWhileItWasOnTheDevice) {
   const pthread_t thread = start();
   end_on_device(thread);
-  EXPECT_EQ(join(thread), 0);
+  EXPECT_EQ(EndingThread::join(thread), 0);
 }
 
-TEST_P(EndingThread, WakesWhoWaitsForItThoughItsControlBlockIsOnTheDevice) {
+TEST_P(ControlBlockTest, WhoWaitsForAThreadIsWokenThoughItIsOnTheDevice) {
   const pthread_t thread = start();
-  std::thread waiter([thread] { EXPECT_EQ(join(thread), 0); });
+  std::thread waiter([thread] { EXPECT_EQ(EndingThread::join(thread), 0); });
   std::this_thread::sleep_for(std::chrono::milliseconds(20));  // mostly it sleeps by then
   end_on_device(thread);
   waiter.join();
 }
 
-INSTANTIATE_TEST_SUITE_P(MoveDuplicate, EndingThread, ::testing::Combine(::testing::Bool(), ::testing::Bool()));
+// Its control block does not lie where libc's stacks have it: only who waits shows where its id is.
+TEST_P(ControlBlockTest, WhoWaitsForAThreadWithAStackOfItsOwnIsWoken) {
+  constexpr std::size_t kOdd = 64;
+  TestMemory stack(1024);  // with thread-local memory
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  ASSERT_EQ(pthread_attr_setstack(&attributes, stack.data(), stack.size() - kPageSize - kOdd), 0);
+  const pthread_t thread = start(&attributes);
+  pthread_attr_destroy(&attributes);
+  std::thread waiter([thread] { EXPECT_EQ(EndingThread::join(thread), 0); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // mostly it sleeps by then
+  end_on_device(thread);
+  waiter.join();
+}
+
+// The kernel has cleared a thread's id, and then the page went to the device: it wakes nobody.
+TEST_P(ControlBlockTest, WhoWaitsForAThreadIsWokenThoughTheKernelHasNot) {
+  const auto self = reinterpret_cast<const char*>(pthread_self());
+  const pid_t own = gettid();
+  std::size_t id_offset = 0;
+  while (std::memcmp(self + id_offset, &own, sizeof own) != 0) id_offset += sizeof own;
+  TestMemory memory(1);
+  std::uint64_t* const block = memory.word(0);
+  block[0] = block[2] = reinterpret_cast<std::uint64_t>(block);
+  auto* const word = reinterpret_cast<std::uint32_t*>(memory.data() + id_offset);
+  std::atomic_ref id(*word);
+  id = static_cast<std::uint32_t>(own);
+  std::atomic<bool> woken{false};
+  std::thread waiter([&] {
+    while (id != 0 && syscall(SYS_futex, word, FUTEX_WAIT, own, nullptr) != 0) std::this_thread::yield();
+    woken = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // mostly it sleeps by then
+  id = 0;
+  if (std::get<1>(GetParam())) {
+    policies_->set({page_down(reinterpret_cast<std::uint64_t>(block)), kPageSize}, FollowedPolicies::read_mostly());
+  }
+  EXPECT_EQ(device_.load(block), reinterpret_cast<std::uint64_t>(block));
+  for (RunningTime time; !woken && time.is_within(std::chrono::seconds(20));) std::this_thread::yield();
+  EXPECT_TRUE(woken);
+  syscall(SYS_futex, word, FUTEX_WAKE, 1);
+  waiter.join();
+}
+
+INSTANTIATE_TEST_SUITE_P(MoveDuplicate, ControlBlockTest, ::testing::Combine(::testing::Bool(), ::testing::Bool()));
 
 TEST_F(HostMemoryTest, SparseRangeTakesOnlyWhatIsTouched) {
   TestMemory memory((std::size_t{4} << 30) / kPageSize);

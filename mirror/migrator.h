@@ -292,10 +292,9 @@ class Migrator {
 
   // requested.cpp: what a program asks for
   Outcome bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept;
-  Outcome find_movable(AttachedDevice& device, Range part, Untouched untouched, Block** block, PageMask* present,
+  Outcome find_movable(AttachedDevice& device, Range part, Untouched untouched, Block** block,
                        PageMask* movable) noexcept;
   PageMask device_pages(AttachedDevice& device, const Block& block) noexcept;
-  void leave_thread_control_blocks(Block& block, Range part, const PageMask& present, PageMask* wanted) noexcept;
 
   // expected.cpp: what launches that wait name
   Range expected_range(const Expected::Wish& wish) noexcept;

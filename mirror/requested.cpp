@@ -27,13 +27,14 @@ Outcome Migrator::bring_in(AttachedDevice& device, Range range, Untouched untouc
 }
 
 // Which pages of `part`, which lies in one block and one mapping, can go to the device. *block is theirs, if there are
-// any; *present, relative to the first one, those that hold something.
+// any.
 Outcome Migrator::find_movable(AttachedDevice& device, Range part, Untouched untouched, Block** block,
-                               PageMask* present, PageMask* movable) noexcept {
+                               PageMask* movable) noexcept {
   const unsigned first = page_in_block(part.start);
   *movable = {};
-  if (space_.present_pages(part, present) != 0) return Outcome::kDone;  // unmapped meanwhile
-  if (untouched == Untouched::kSkip && present->none()) return Outcome::kDone;
+  PageMask present;                                                      // relative to `first`
+  if (space_.present_pages(part, &present) != 0) return Outcome::kDone;  // unmapped meanwhile
+  if (untouched == Untouched::kSkip && present.none()) return Outcome::kDone;
   *block = blocks_.find(part.start);
   if (*block == nullptr || !(*block)->registered(first)) {
     bool served = false;
@@ -47,7 +48,7 @@ Outcome Migrator::find_movable(AttachedDevice& device, Range part, Untouched unt
   const PageMask possible = *movable;
   for (PageRun run = possible.next_run(0); run.count != 0; run = possible.next_run(run.end())) {
     for (unsigned page = run.first; page < run.end(); ++page) {
-      if (!present->test(page - first)) movable->clear(page);
+      if (!present.test(page - first)) movable->clear(page);
     }
   }
   return Outcome::kDone;
@@ -56,12 +57,9 @@ Outcome Migrator::find_movable(AttachedDevice& device, Range part, Untouched unt
 // `part` lies in one block and one mapping. What cannot be moved is left out.
 Outcome Migrator::bring_part_in(AttachedDevice& device, Range part, Untouched untouched) noexcept {
   Block* block = nullptr;
-  PageMask present;
   PageMask wanted;
-  const Outcome found = find_movable(device, part, untouched, &block, &present, &wanted);
+  const Outcome found = find_movable(device, part, untouched, &block, &wanted);
   if (found != Outcome::kDone || wanted.none()) return found;
-  leave_thread_control_blocks(*block, part, present, &wanted);
-  if (wanted.none()) return Outcome::kDone;
   block->recently_used |= device.set();
   const Outcome room = make_room(device, wanted.count() * kPageSize, *block);
   if (room == Outcome::kFailed)
@@ -71,23 +69,6 @@ Outcome Migrator::bring_part_in(AttachedDevice& device, Range part, Untouched un
     if (move_in(device, *block, run, run.first).outcome == Outcome::kAgain) return Outcome::kAgain;
   }
   return Outcome::kDone;
-}
-
-// A thread that ends has its id cleared by the kernel, which does not wait for a page that is away: whoever joins the
-// thread would wait for ever. Such pages go to the device only when it touches them.
-void Migrator::leave_thread_control_blocks(Block& block, Range part, const PageMask& present,
-                                           PageMask* wanted) noexcept {
-  const unsigned first = page_in_block(part.start);
-  for (PageRun run = present.next_run(0); run.count != 0; run = present.next_run(run.end())) {
-    Range there{part.start + run.first * kPageSize, run.count * kPageSize};
-    if (space_.read(there.start, bounce_, there.size) != 0) continue;  // discarded or unmapped meanwhile
-    for (unsigned i = 0; i < run.count; ++i) {
-      const auto* words = reinterpret_cast<const std::uint64_t*>(bounce_ + i * kPageSize);
-      if (!holds_thread_control_block(words, there.start + i * kPageSize)) continue;
-      block.mark_stays_private(first + run.first + i);
-      wanted->clear(first + run.first + i);
-    }
-  }
 }
 
 PageMask Migrator::device_pages(AttachedDevice& device, std::uint64_t block_address) noexcept {

@@ -30,6 +30,15 @@ class ThreadBlocks {
   bool is_one(std::uint64_t address, const void* page) const noexcept;
   // The page at `address` with the contents `page`, which is pinned, goes to a device, or is copied to one.
   void note(std::uint64_t address, const void* page) noexcept;
+  // Whether the word at `address` is the id of a thread, in a control block. read(address, destination, size) reads the
+  // application's memory: 0, or -errno.
+  template <typename Read>
+  bool is_id(std::uint64_t address, Read read) const noexcept {
+    std::uint64_t words[3];
+    const std::uint64_t block = address - id_offset_;
+    return block_offset_ != kUnknown && block % sizeof words[0] == 0 && read(block, words, sizeof words) == 0 &&
+           words[0] == block && words[2] == block;
+  }
   // What is noted. An entry is freed by setting its id to 0.
   std::span<Thread> threads() noexcept { return {threads_.data(), threads_end_}; }
   bool any() const noexcept { return threads_end_ != 0; }

@@ -55,16 +55,26 @@ void ThreadEnds::look_after_control_blocks() noexcept {
       if (thread.looks_at_home > kLooksAtHome) thread.id = 0;
       continue;
     }
-    if (!home && pages_.bring_home(page) == Outcome::kAgain) continue;  // the next time
-    if (events_.has_events()) continue;
-    std::uint32_t id = 0;
-    // Who has reused or unmapped the stack has another id there, or nothing.
-    if (space_.read(thread.id_address, &id, sizeof id) == 0 && id == thread.id) {
-      agent_.set_futex(thread.id_address, HostAgent::FutexValue::kZero, events_, host_);
-    }
-    thread.id = 0;
+    if (tell_end(thread.id_address, thread.id)) thread.id = 0;
   }
   blocks_.shrink();
+}
+
+// The thread whose id is at `id_address` has ended: who waits for that is woken. `id` 0: it has been cleared. False:
+// not yet; the next time.
+bool ThreadEnds::tell_end(std::uint64_t id_address, std::uint32_t id) noexcept {
+  const Range page{page_down(id_address), kPageSize};
+  if (pages_.state(page.start) != PageState::kHost && pages_.bring_home(page) == Outcome::kAgain) return false;
+  if (events_.has_events()) return false;
+  std::uint32_t now = 0;
+  // Who has reused or unmapped the stack has another id there, or nothing.
+  if (space_.read(id_address, &now, sizeof now) != 0 || now != id) return true;
+  if (id == 0) {
+    agent_.wake_futex(id_address, events_, host_);
+  } else {
+    agent_.set_futex(id_address, HostAgent::FutexValue::kZero, events_, host_);
+  }
+  return true;
 }
 
 void ThreadEnds::look_after_locks() noexcept {
@@ -80,7 +90,8 @@ void ThreadEnds::look_after_locks() noexcept {
 }
 
 // A thread may have begun and ended between two looks. Who waits for its lock shows where that is, if it is one of
-// libc's robust mutexes.
+// libc's robust mutexes; and who joins it, where its id is. That may have been cleared: if the page went away just
+// then, the kernel has woken nobody.
 void ThreadEnds::look_after_waiters() noexcept {
   struct Mutex {
     std::uint32_t word;
@@ -99,6 +110,10 @@ void ThreadEnds::look_after_waiters() noexcept {
   };
   threads_.for_each_blocked([&](const BlockedCall& call) {
     for_each_shared_futex(call, read, [&](std::uint64_t address) {
+      if (std::uint32_t id = 0; blocks_.is_id(address, read) && read(address, &id, sizeof id) == 0) {
+        if (id == 0 || ThreadBlocks::is_gone(id)) (void)tell_end(address, id);
+        return;
+      }
       Mutex mutex{};
       if (pages_.peek(address, &mutex, sizeof mutex) != 0) return;
       const std::uint32_t owner = mutex.word & FUTEX_TID_MASK;
