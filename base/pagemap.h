@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 
 #include <cstdint>
+#include <span>
 
 #include "base/raw_syscall.h"
 
@@ -33,13 +34,22 @@ inline int read_pagemap(int fd, std::uint64_t start, std::uint64_t size, std::ui
   return 0;
 }
 
-// Whether all of it is mapped as huge pages. False also before Linux 6.7.
-inline bool is_mapped_huge(int fd, std::uint64_t start, std::uint64_t size) noexcept {
-  struct Region {  // struct page_region
-    std::uint64_t start;
-    std::uint64_t end;
-    std::uint64_t categories;
-  };
+// Categories of pages, as the kernel's PAGEMAP_SCAN has them.
+inline constexpr std::uint64_t kPageIsPresent = 1 << 3;
+inline constexpr std::uint64_t kPageIsSharedZero = 1 << 5;  // the kernel's one page of zeros
+inline constexpr std::uint64_t kPageIsHuge = 1 << 6;
+
+struct PagemapRegion {  // struct page_region
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint64_t categories;
+};
+
+// Writes the regions of `size` bytes from `start` on whose pages are of all categories of `are` and of none of
+// `are_not` to `found`, as many as fit, in ascending order; *walked_to: up to where it has looked. Their number or
+// -errno; -ENOTTY before Linux 6.7.
+inline long scan_pagemap(int fd, std::uint64_t start, std::uint64_t size, std::uint64_t are, std::uint64_t are_not,
+                         std::span<PagemapRegion> found, std::uint64_t* walked_to) noexcept {
   struct Scan {  // struct pm_scan_arg
     std::uint64_t size;
     std::uint64_t flags;
@@ -54,16 +64,25 @@ inline bool is_mapped_huge(int fd, std::uint64_t start, std::uint64_t size) noex
     std::uint64_t any_of;
     std::uint64_t returned;
   };
-  constexpr std::uint64_t kHuge = 1 << 6;
-  Region region{};
   Scan scan{};
   scan.size = sizeof scan;
   scan.start = start;
   scan.end = start + size;
-  scan.regions = reinterpret_cast<std::uint64_t>(&region);
-  scan.region_count = 1;
-  scan.all_of = scan.returned = kHuge;
-  return raw_syscall(SYS_ioctl, fd, _IOWR('f', 16, Scan), &scan) == 1 && region.start == start &&
+  scan.regions = reinterpret_cast<std::uint64_t>(found.data());
+  scan.region_count = found.size();
+  scan.inverted = are_not;
+  scan.all_of = are | are_not;
+  scan.returned = are;
+  const long result = raw_syscall(SYS_ioctl, fd, _IOWR('f', 16, Scan), &scan);
+  *walked_to = scan.walked_to;
+  return result;
+}
+
+// Whether all of it is mapped as huge pages. False also before Linux 6.7.
+inline bool is_mapped_huge(int fd, std::uint64_t start, std::uint64_t size) noexcept {
+  PagemapRegion region{};
+  std::uint64_t walked_to = 0;
+  return scan_pagemap(fd, start, size, kPageIsHuge, 0, {&region, 1}, &walked_to) == 1 && region.start == start &&
          region.end == start + size;
 }
 

@@ -359,20 +359,30 @@ int Binder::query_residency(const View& view, const HbindCall& call, std::span<s
 
 // --- migration
 
-void Binder::move_run(const View& view, AddressRange run, std::span<const Uid> places, Uid target,
-                      Untouched untouched) {
+// `places`: where the pages of `run` live; looked up again if that changes on the way.
+void Binder::move_run(const View& view, AddressRange run, std::span<Uid> places, Uid target, Untouched untouched) {
   if (DeviceMemory* device = view.device(target); device != nullptr) {
     if (int error = device->move_in(run, untouched); error != 0) {
       log_debug("hbind: {:#x}-{:#x} cannot be moved to target {}: error {}", run.start, run.end, target, -error);
     }
     return;
   }
+  bool have_moved = false;
   for (DeviceMemory* device : view.devices) {
-    if (std::ranges::find(places, device->target()) != places.end()) device->move_out(run);
+    if (std::ranges::find(places, device->target()) == places.end()) continue;
+    device->move_out(run);
+    have_moved = true;
   }
-  if (int error = host_.move(run, view.node(target)); error != 0) {
-    log_debug("hbind: {:#x}-{:#x} cannot be moved to node {}: error {}", run.start, run.end, view.node(target), -error);
-  }
+  if (have_moved && places_of(view, run, places) != 0) return;  // unmapped meanwhile
+  // What came from a device lies on the target already, most likely.
+  const auto is_elsewhere = [&](std::size_t i) { return places[i] != target && places[i] != kNoUid; };
+  for_runs(places.size(), is_elsewhere, [&](std::size_t first, std::size_t count) {
+    const AddressRange rest{run.start + first * kPageSize, run.start + (first + count) * kPageSize};
+    if (int error = host_.move(rest, view.node(target)); error != 0) {
+      log_debug("hbind: {:#x}-{:#x} cannot be moved to node {}: error {}", rest.start, rest.end, view.node(target),
+                -error);
+    }
+  });
 }
 
 // The number of pages that live elsewhere than before, as seen afterwards.

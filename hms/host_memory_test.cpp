@@ -268,9 +268,11 @@ bool forbid_numa_calls() {
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
+// On a machine of one node the page tables tell as well, on Linux 6.7 and later.
 TEST_F(RealMemory, AContainerThatForbidsTheCallsIsEperm) {
   if (nodes_[0] != 0) GTEST_SKIP() << "no node 0";
   Memory memory(10);
+  memory.touch(0, 5);
   pid_t child = fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
@@ -278,13 +280,40 @@ TEST_F(RealMemory, AContainerThatForbidsTheCallsIsEperm) {
     if (call(memory.range(), {uids_[0]}, HBIND_CMD_BIND) != -EPERM) _exit(2);
     if (policies_->range_count() != 0) _exit(3);
     std::vector<Uid> places(10);
-    if (binder_->residency(memory.range(), places) != -EPERM) _exit(4);
-    _exit(0);
+    const int error = binder_->residency(memory.range(), places);
+    if (error == -EPERM) _exit(0);
+    if (error != 0 || nodes_.size() > 1) _exit(4);
+    std::vector<Uid> expected(10, kNoUid);
+    std::fill_n(expected.begin(), 5, uids_[0]);
+    _exit(places == expected ? 0 : 5);
   }
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST_F(RealMemory, NodesAreThoseThatTheKernelTells) {
+  constexpr std::uint64_t kPages = 4 * 512;
+  Memory memory(kPages);
+  for (std::uint64_t page = 1; page < 50; page += 2) {
+    EXPECT_EQ(*static_cast<volatile char*>(memory.data() + page * kPage), 0);  // the kernel's one page of zeros
+  }
+  (void)madvise(memory.data(), kPages * kPage, MADV_HUGEPAGE);
+  memory.touch(1100, 300);
+  (void)madvise(memory.data(), kPages * kPage, MADV_NOHUGEPAGE);
+  for (std::uint64_t page = 0; page < 500; page += 4) memory.touch(page, 1);
+  std::vector<void*> pages;
+  for (std::uint64_t page = 0; page < kPages; ++page) pages.push_back(memory.data() + page * kPage);
+  std::vector<int> expected(kPages);
+  ASSERT_EQ(syscall(SYS_move_pages, 0, kPages, pages.data(), nullptr, expected.data(), 0), 0);
+  for (int& node : expected) node = std::max(node, -1);
+  std::vector<int> nodes(kPages, -2);
+  ASSERT_EQ(kernel_host_memory().nodes_of(memory.range().start, nodes), 0);
+  EXPECT_EQ(nodes, expected);
+  EXPECT_GE(nodes[4], 0);
+  EXPECT_EQ(nodes[3], -1);
+  EXPECT_EQ(nodes[502], -1);
 }
 
 TEST_F(RealMemory, UnmappingWhileMigratingIsNoError) {

@@ -94,6 +94,10 @@ bool Sysfs::tells_system() const {
   return root_.empty() || read("/proc/hwloc-nofile-info").has_value();
 }
 
+IdSet Sysfs::possible_nodes() const {
+  return read_ids(fmt::format("{}/possible", kNodes));
+}
+
 IdSet Sysfs::nodes() const {
   IdSet ids;
   for (const auto& name : list(kNodes)) {

@@ -27,7 +27,8 @@ class Sysfs {
   // Whether a captured tree holds what uname(2) said on its machine, in hwloc's file; true on the running machine.
   bool tells_system() const;
 
-  IdSet nodes() const;  // all NUMA nodes, also those without memory
+  IdSet nodes() const;           // all NUMA nodes, also those without memory
+  IdSet possible_nodes() const;  // and those that may come while the machine runs; empty: not known
   IdSet generic_initiators() const;
   IdSet cpus_of_node(std::uint32_t node) const;
   // None of the CPUs that `node` is local to is online: its own, or those of the nodes whose figures the firmware

@@ -2,6 +2,7 @@
 #include "mirror/device_memory.h"
 
 #include <algorithm>
+#include <array>
 
 namespace mirrorcl::mirror {
 
@@ -20,13 +21,23 @@ int MirroredMemory::move_out(hms::AddressRange range) noexcept {
   return 0;
 }
 
+// Pages of the block at `base` that are in `pages` have their entry among those of `range`, if they are part of it.
+void MirroredMemory::mark(const PageMask& pages, std::uint64_t base, hms::AddressRange range,
+                          std::span<hms::Uid> places) const noexcept {
+  for (PageRun run = pages.next_run(0); run.count != 0; run = pages.next_run(run.end())) {
+    const std::uint64_t start = std::max(range.start, base + run.first * kPageSize);
+    const std::uint64_t end = std::min(range.end, base + run.end() * kPageSize);
+    for (std::uint64_t at = start; at < end; at += kPageSize) places[(at - range.start) / kPageSize] = target_;
+  }
+}
+
 void MirroredMemory::residency(hms::AddressRange range, std::span<hms::Uid> places) const noexcept {
-  for (std::uint64_t address = range.start; address < range.end;) {
-    const std::uint64_t end = std::min(range.end, block_down(address) + kBlockSize);
-    const PageMask pages = mirror_.device_pages(device_, address);
-    for (; address < end; address += kPageSize) {
-      if (pages.test(page_in_block(address))) places[(address - range.start) / kPageSize] = target_;
-    }
+  std::array<PageMask, 16> blocks;
+  const std::uint64_t blocks_end = block_down(range.end + kBlockSize - 1);
+  for (std::uint64_t base = block_down(range.start); base < blocks_end; base += blocks.size() * kBlockSize) {
+    const auto some = std::span(blocks).first(std::min(blocks.size(), (blocks_end - base) / kBlockSize));
+    mirror_.device_pages(device_, base, some);
+    for (std::size_t i = 0; i < some.size(); ++i) mark(some[i], base + i * kBlockSize, range, places);
   }
 }
 

@@ -25,6 +25,9 @@ class MirroredMemory final : public hms::DeviceMemory {
   }
 
  private:
+  void mark(const PageMask& pages, std::uint64_t base, hms::AddressRange range,
+            std::span<hms::Uid> places) const noexcept;
+
   Mirror& mirror_;
   DeviceOperations& device_;
   hms::Uid target_;

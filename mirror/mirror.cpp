@@ -126,10 +126,15 @@ class MirrorHandle final : public Mirror {
     Range pages{page_down(range.start), page_up(range.end()) - page_down(range.start)};
     return alive() ? service_->request({Request::Kind::kBringIn, pages, &device, untouched}) : -ENODEV;
   }
-  PageMask device_pages(DeviceOperations& device, std::uint64_t address) noexcept override {
-    PageMask pages;
-    if (alive()) service_->request({Request::Kind::kDevicePages, {address, kPageSize}, &device}, &pages);
-    return pages;
+  using Mirror::device_pages;
+  void device_pages(DeviceOperations& device, std::uint64_t address, std::span<PageMask> blocks) noexcept override {
+    for (std::uint64_t base = block_down(address); !blocks.empty();) {
+      const auto some = blocks.first(std::min(blocks.size(), ServiceThread::kMostBlocks));
+      const Range range{base, some.size() * kBlockSize};
+      if (alive()) service_->request({Request::Kind::kDevicePages, range, &device}, some);
+      blocks = blocks.subspan(some.size());
+      base = range.end();
+    }
   }
   void never_migrate(Range range) noexcept override {
     Range pages{page_down(range.start), page_up(range.end()) - page_down(range.start)};

@@ -106,8 +106,13 @@ class Mirror {
   // Moves the pages of `range` to `device`, those that can be moved. 0; -ENODEV: it is not attached; -EBUSY: everything
   // is held at home.
   virtual int bring_in(DeviceOperations& device, Range range, Untouched untouched) noexcept = 0;
-  // The pages of the 2 MiB block around `address` that live on `device`, or on both sides.
-  virtual PageMask device_pages(DeviceOperations& device, std::uint64_t address) noexcept = 0;
+  // Which pages live on `device`, or on both sides: of the 2 MiB block around `address`, and of those behind it.
+  virtual void device_pages(DeviceOperations& device, std::uint64_t address, std::span<PageMask> blocks) noexcept = 0;
+  PageMask device_pages(DeviceOperations& device, std::uint64_t address) noexcept {
+    PageMask pages;
+    device_pages(device, address, {&pages, 1});
+    return pages;
+  }
   // The pages of `range` stay with the application for good: memory that pinned threads touch. What devices have of it
   // comes home first.
   virtual void never_migrate(Range range) noexcept = 0;

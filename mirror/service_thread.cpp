@@ -82,7 +82,7 @@ int ServiceThread::watch(int fd, Source source, unsigned device) noexcept {
   return static_cast<int>(raw_syscall(SYS_epoll_ctl, epoll_.get(), EPOLL_CTL_ADD, fd, &event));
 }
 
-int ServiceThread::request(const Request& request, PageMask* pages) noexcept {
+int ServiceThread::request(const Request& request, std::span<PageMask> pages) noexcept {
   const OrderedScope order(LockOrder::kRequest);
   // On the caller's own stack or in the window: nothing here is touched by the service thread but the slot.
   for (;;) {
@@ -98,7 +98,7 @@ int ServiceThread::request(const Request& request, PageMask* pages) noexcept {
         futex_wait(&slot.state, state);
       }
       int result = slot.result;
-      if (pages != nullptr) *pages = slot.pages;
+      std::copy_n(slot.pages.begin(), pages.size(), pages.begin());
       slot.state.store(Slot::kFree, std::memory_order_release);
       return result;
     }
@@ -370,7 +370,10 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
       return slot.result != 0 ||
              migrator_.bring_in(*device, slot.request.range, slot.request.untouched) != Outcome::kAgain;
     case Request::Kind::kDevicePages:
-      slot.pages = device == nullptr ? PageMask() : migrator_.device_pages(*device, slot.request.range.start);
+      for (std::size_t i = 0; i < slot.request.range.size / kBlockSize; ++i) {
+        const std::uint64_t block = slot.request.range.start + i * kBlockSize;
+        slot.pages[i] = device == nullptr ? PageMask() : migrator_.device_pages(*device, block);
+      }
       return true;
     case Request::Kind::kPlaceBy:
       expected().forget();

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <memory_resource>
+#include <span>
 #include <vector>
 
 #include "base/futex.h"
@@ -51,8 +52,10 @@ class ServiceThread {
   Result<void> start();
 
   // --- for application threads
-  // Posts `request` and returns its result (0 or -errno) once it is done; that of kDevicePages is in `pages`.
-  int request(const Request& request, PageMask* pages = nullptr) noexcept;
+  // Posts `request` and returns its result (0 or -errno) once it is done. That of kDevicePages, about at most
+  // kMostBlocks whole blocks, is in `pages`, one for each.
+  int request(const Request& request, std::span<PageMask> pages = {}) noexcept;
+  static constexpr std::size_t kMostBlocks = 16;
   void drain_events() noexcept { events_.wait_settled(); }
   bool has_come(const DeviceOperations& device, std::uint64_t address) noexcept;
   void expect(const DeviceOperations& device, std::span<const NamedMemory> memory, const LaunchWait& until) noexcept;
@@ -80,7 +83,7 @@ class ServiceThread {
     FutexWord state{kFree};
     Request request{};
     int result = 0;
-    PageMask pages;  // result of kDevicePages
+    std::array<PageMask, kMostBlocks> pages;  // result of kDevicePages
   };
   static constexpr std::size_t kSlots = 64;
   enum class Source : std::uint32_t { kHost, kRequests, kDeviceFaults, kDeviceLost };
