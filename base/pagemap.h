@@ -36,6 +36,7 @@ inline int read_pagemap(int fd, std::uint64_t start, std::uint64_t size, std::ui
 
 // Categories of pages, as the kernel's PAGEMAP_SCAN has them.
 inline constexpr std::uint64_t kPageIsPresent = 1 << 3;
+inline constexpr std::uint64_t kPageIsSwapped = 1 << 4;
 inline constexpr std::uint64_t kPageIsSharedZero = 1 << 5;  // the kernel's one page of zeros
 inline constexpr std::uint64_t kPageIsHuge = 1 << 6;
 
@@ -45,10 +46,15 @@ struct PagemapRegion {  // struct page_region
   std::uint64_t categories;
 };
 
-// Writes the regions of `size` bytes from `start` on whose pages are of all categories of `are` and of none of
-// `are_not` to `found`, as many as fit, in ascending order; *walked_to: up to where it has looked. Their number or
-// -errno; -ENOTTY before Linux 6.7.
-inline long scan_pagemap(int fd, std::uint64_t start, std::uint64_t size, std::uint64_t are, std::uint64_t are_not,
+struct PagemapFilter {
+  std::uint64_t all = 0;   // of all these categories,
+  std::uint64_t any = 0;   // of one of these at least, if there are any,
+  std::uint64_t none = 0;  // and of none of these
+};
+
+// Writes the regions of `size` bytes from `start` on whose pages `wanted` is about to `found`, as many as fit, in
+// ascending order; *walked_to: up to where it has looked. Their number or -errno; -ENOTTY before Linux 6.7.
+inline long scan_pagemap(int fd, std::uint64_t start, std::uint64_t size, const PagemapFilter& wanted,
                          std::span<PagemapRegion> found, std::uint64_t* walked_to) noexcept {
   struct Scan {  // struct pm_scan_arg
     std::uint64_t size;
@@ -70,9 +76,10 @@ inline long scan_pagemap(int fd, std::uint64_t start, std::uint64_t size, std::u
   scan.end = start + size;
   scan.regions = reinterpret_cast<std::uint64_t>(found.data());
   scan.region_count = found.size();
-  scan.inverted = are_not;
-  scan.all_of = are | are_not;
-  scan.returned = are;
+  scan.inverted = wanted.none;
+  scan.all_of = wanted.all | wanted.none;
+  scan.any_of = wanted.any;
+  scan.returned = wanted.all;
   const long result = raw_syscall(SYS_ioctl, fd, _IOWR('f', 16, Scan), &scan);
   *walked_to = scan.walked_to;
   return result;
@@ -82,7 +89,7 @@ inline long scan_pagemap(int fd, std::uint64_t start, std::uint64_t size, std::u
 inline bool is_mapped_huge(int fd, std::uint64_t start, std::uint64_t size) noexcept {
   PagemapRegion region{};
   std::uint64_t walked_to = 0;
-  return scan_pagemap(fd, start, size, kPageIsHuge, 0, {&region, 1}, &walked_to) == 1 && region.start == start &&
+  return scan_pagemap(fd, start, size, {.all = kPageIsHuge}, {&region, 1}, &walked_to) == 1 && region.start == start &&
          region.end == start + size;
 }
 

@@ -114,11 +114,11 @@ class KernelHostMemory final : public HostMemory {
         static_cast<int>(raw_syscall(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC)));
     if (!pagemap) return false;
     std::ranges::fill(nodes, -1);
+    constexpr PagemapFilter kPresent{.all = kPageIsPresent, .none = kPageIsSharedZero};
     std::array<PagemapRegion, 64> found;
     for (std::uint64_t at = start, end = start + nodes.size() * kPageSize; at < end;) {
       std::uint64_t walked_to = at;
-      const long count =
-          scan_pagemap(pagemap.get(), at, end - at, kPageIsPresent, kPageIsSharedZero, found, &walked_to);
+      const long count = scan_pagemap(pagemap.get(), at, end - at, kPresent, found, &walked_to);
       if (count < 0 || walked_to <= at) return false;
       at = walked_to;
       for (const PagemapRegion& region : std::span(found).first(static_cast<std::size_t>(count))) {

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <new>
 
@@ -291,6 +292,21 @@ int AddressSpace::read(std::uint64_t address, void* destination, std::uint64_t s
 }
 
 int AddressSpace::present_pages(Range range, PageMask* present) const noexcept {
+  // Mostly all are there, or few. Else, and before Linux 6.7, page by page.
+  constexpr PagemapFilter kHolds{.any = kPageIsPresent | kPageIsSwapped};
+  std::array<PagemapRegion, 8> found;
+  std::uint64_t walked_to = 0;
+  const long count = range.size <= 8 * kPageSize
+                         ? -ENOTTY
+                         : scan_pagemap(pagemap_.get(), range.start, range.size, kHolds, found, &walked_to);
+  if (count >= 0 && walked_to == range.end()) {
+    present->reset();
+    for (const PagemapRegion& region : std::span(found).first(static_cast<std::size_t>(count))) {
+      present->set(PageRun{static_cast<unsigned>((region.start - range.start) / kPageSize),
+                           static_cast<unsigned>((region.end - region.start) / kPageSize)});
+    }
+    return 0;
+  }
   std::uint64_t entries[kBlockPages];
   if (int error = read_pagemap(pagemap_.get(), range.start, range.size, entries); error != 0) return error;
   present->reset();

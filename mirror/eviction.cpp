@@ -110,7 +110,7 @@ Outcome Migrator::evict(AttachedDevice& device, Block& block) noexcept {
   const int kernel_node = std::exchange(kernel_node_, kUnknownNode);  // nobody touches them: they go where they were
   Outcome outcome = Outcome::kDone;
   if (to != kHostSide) outcome = move_to_other(device, devices_[to], block);
-  if (outcome != Outcome::kAgain) outcome = bring_home(block.range(), device.set());
+  if (outcome != Outcome::kAgain) outcome = bring_home(block.range(), device.set(), Tracking::kKeep);
   cause_ = cause;
   kernel_node_ = kernel_node;
   return outcome;

@@ -2,6 +2,8 @@
 // Faults of the application: pages come home from the device, or show zeros.
 #include <errno.h>
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/log.h"
@@ -76,7 +78,7 @@ Outcome Migrator::show_zeros(Block* block, const HostFault& fault) noexcept {
   if (block->discarding().any() && !discard_is_recent(*block)) block->clear_discarding({0, kBlockPages});
   if (block->needs_tracking().none() && block->discarding().none()) {
     // No device owns anything here any more: let the kernel serve first touches itself.
-    stop_tracking(*block, block->range());
+    stop_tracking({&block, 1}, block->range());
     host_.wake(range);
     blocks_.remove_if_empty(*block);
     return Outcome::kDone;
@@ -118,20 +120,40 @@ void Migrator::stop_unknown_tracking(const Block* block, std::uint64_t address) 
   host_.wake(page);
 }
 
-bool Migrator::stop_tracking(Block& block, Range range) noexcept {
-  PageMask tracked = block.registered() & PageMask(block.pages(range));
+// What of `range` lies in `blocks`, in ascending order, is the kernel's alone from now on.
+void Migrator::stop_tracking(std::span<Block* const> blocks, Range range) noexcept {
   // Nobody who waits for events may miss what is unmapped between the two registrations.
   const bool waits_for_us = policies_.follows() && events_.unsettle();
-  for (PageRun run = tracked.next_run(0); run.count != 0; run = tracked.next_run(run.end())) {
-    int error = host_.unregister_range(block.range(run));
-    // ENOMEM and EINVAL: unmapped meanwhile, its event is on the way.
-    if (error != 0) log_debug("{:#x} could not be unregistered: error {}", block.range(run).start, -error);
-    block.mark_unregistered(run);
-    watch_.remove(block.range(run));
-    policies_.watch(block.range(run));
+  // Each call makes every CPU forget mappings: as few as can be.
+  Range together{0, 0};
+  const auto unregister = [&] {
+    if (together.size == 0) return;
+    const int error = host_.unregister_range(together);
+    // ENOMEM and EINVAL: some of it has been unmapped meanwhile, its event is on the way.
+    for (std::uint64_t at = together.start; error != 0 && blocks.size() > 1 && at < together.end();) {
+      const std::uint64_t end = std::min(block_down(at) + kBlockSize, together.end());
+      (void)host_.unregister_range({at, end - at});
+      at = end;
+    }
+    if (error != 0) log_debug("{:#x} could not be unregistered: error {}", together.start, -error);
+    watch_.remove(together);
+    policies_.watch(together);
+  };
+  for (Block* block : blocks) {
+    const PageMask tracked = block->registered() & PageMask(block->pages(range));
+    for (PageRun run = tracked.next_run(0); run.count != 0; run = tracked.next_run(run.end())) {
+      const Range part = block->range(run);
+      block->mark_unregistered(run);
+      if (part.start == together.end()) {
+        together.size += part.size;
+        continue;
+      }
+      unregister();
+      together = part;
+    }
   }
+  unregister();
   if (waits_for_us) events_.settle();
-  return true;
 }
 
 Outcome Migrator::bring_region_home(Block& block, unsigned page) noexcept {
@@ -281,19 +303,46 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
   return Outcome::kAgain;
 }
 
-Outcome Migrator::bring_home(Range range, DeviceSet devices) noexcept {
+Outcome Migrator::bring_home(Range range, DeviceSet devices, Tracking tracking) noexcept {
   Outcome result = Outcome::kDone;
   blocks_.for_each(range, [&](Block& block) {
     const PageMask wanted(block.pages(range));
     for (AttachedDevice& device : devices_) {
-      if ((devices & device.set()) == 0 || result != Outcome::kDone) continue;
-      result = bring_home_from(device, block, wanted);
+      if ((devices & device.set()) != 0 && result == Outcome::kDone) result = bring_home_from(device, block, wanted);
     }
-    if (result != Outcome::kDone) return;
-    if ((block.needs_tracking() & wanted).none() && !host_.events_on_their_way()) stop_tracking(block, range);
-    blocks_.remove_if_empty(block);
   });
-  return result == Outcome::kDone ? take_back_suspects() : result;
+  if (result != Outcome::kDone) return result;
+  if (tracking == Tracking::kEnd) end_tracking(range);
+  if (tracking == Tracking::kEndAtRest) {
+    if (at_home_.size() == at_home_.capacity()) end_tracking_at_home();
+    at_home_.push_back(range);
+  }
+  return take_back_suspects();
+}
+
+void Migrator::end_tracking_at_home() noexcept {
+  for (const Range& range : at_home_) end_tracking(range);
+  at_home_.clear();
+}
+
+// Of the blocks in `range` whose pages there are all at home.
+void Migrator::end_tracking(Range range) noexcept {
+  std::array<Block*, 64> blocks;
+  std::size_t count = 0;
+  const auto end = [&] { end_tracking(std::span(blocks).first(std::exchange(count, 0)), range); };
+  blocks_.for_each(range, [&](Block& block) {
+    blocks[count++] = &block;
+    if (count == blocks.size()) end();
+  });
+  end();
+}
+
+void Migrator::end_tracking(std::span<Block*> blocks, Range range) noexcept {
+  const auto away = std::ranges::remove_if(
+      blocks, [&](const Block* block) { return (block->needs_tracking() & PageMask(block->pages(range))).any(); });
+  blocks = {blocks.begin(), away.begin()};
+  if (!blocks.empty() && !host_.events_on_their_way()) stop_tracking(blocks, range);
+  for (Block* block : blocks) blocks_.remove_if_empty(*block);
 }
 
 Outcome Migrator::bring_home_from(AttachedDevice& device, Block& block, const PageMask& wanted) noexcept {

@@ -54,6 +54,7 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       snapshot_blocks_(memory),
       moved_pages_(memory),
       announced_discards_(memory),
+      at_home_(memory),
       grown_suspects_(memory),
       nodes_(memory) {
   for (unsigned i = 0; i < kMaxDevices; ++i) devices_[i].index = i;
@@ -67,6 +68,7 @@ Result<void> Migrator::open() {
   policies_.is_own_file(pinned_.fd());
   thread_ends_.open();
   nodes_.open();
+  at_home_.reserve(64);
   hms::PlacementRules rules;
   rules.share_after_returns = options_.coherent_after_returns;
   rules.max_pages = kBlockPages;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory_resource>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "device/packet.h"
@@ -112,8 +113,11 @@ class Migrator {
   void host_touches(std::uint64_t address) noexcept;
   // The pages of the block around `block_address` that live on `device`, or on both sides.
   PageMask device_pages(AttachedDevice& device, std::uint64_t block_address) noexcept;
-  // Everything of `range` that `devices` hold comes home. Blocks of which no device holds anything are forgotten.
-  Outcome bring_home(Range range, DeviceSet devices = kAllDevices) noexcept;
+  // What becomes of memory that has come home: the kernel tells of its events, and asks for pages that nobody has
+  // touched, until that is ended. To end it takes as long as a move (Linux looks at every page).
+  enum class Tracking : std::uint8_t { kEnd, kEndAtRest, kKeep };
+  // Everything of `range` that `devices` hold comes home. Blocks that are not tracked any more are forgotten.
+  Outcome bring_home(Range range, DeviceSet devices = kAllDevices, Tracking tracking = Tracking::kEnd) noexcept;
   void drop_snapshots() noexcept;
   // Any thread: true from before a device sees a snapshot until they are dropped.
   bool has_snapshots() const noexcept { return has_snapshots_.load(std::memory_order_acquire); }
@@ -135,7 +139,10 @@ class Migrator {
   // Reads the application's memory, wherever it is: 0 or -errno.
   int peek(std::uint64_t address, void* destination, std::uint64_t size) noexcept;
   // Gives back memory that is only kept for speed.
-  void rest() noexcept { staging_.empty(); }
+  void rest() noexcept {
+    end_tracking_at_home();
+    staging_.empty();
+  }
   // And what devices keep.
   void free_kept() noexcept;
 
@@ -337,6 +344,9 @@ class Migrator {
   Access host_access(std::uint64_t address) noexcept;
 
   // migrate_out.cpp: device to host
+  void end_tracking_at_home() noexcept;
+  void end_tracking(Range range) noexcept;
+  void end_tracking(std::span<Block*> blocks, Range range) noexcept;
   Outcome bring_region_home(Block& block, unsigned page) noexcept;
   Outcome move_out(AttachedDevice& device, Block& block, PageRun run, unsigned urgent, Leave leave) noexcept;
   struct Homecoming {
@@ -364,7 +374,7 @@ class Migrator {
   PageRun region_around(const Block& block, unsigned page, const PageMask& there, const PageMask& candidates,
                         IsThere is_there) noexcept;
   Outcome show_zeros(Block* block, const HostFault& fault) noexcept;
-  bool stop_tracking(Block& block, Range range) noexcept;
+  void stop_tracking(std::span<Block* const> blocks, Range range) noexcept;
   void stop_unknown_tracking(const Block* block, std::uint64_t address) noexcept;
 
   // coherence.cpp: one memory for both
@@ -426,6 +436,7 @@ class Migrator {
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots
   std::pmr::vector<MovedPage> moved_pages_;
   std::pmr::vector<AnnouncedDiscard> announced_discards_;
+  std::pmr::vector<Range> at_home_;                 // whose tracking ends at rest
   std::pmr::vector<std::uint64_t> grown_suspects_;  // addresses at which coherent memory may have grown
   std::atomic<bool> has_snapshots_{false};
   std::uint64_t coherent_mappings_ = 0;  // an upper bound of the mappings that coherent runs split off

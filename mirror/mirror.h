@@ -101,7 +101,7 @@ class Mirror {
   // Drops the read-only snapshots of unmirrorable memory, so that the next launch sees its present contents.
   virtual void drop_snapshots() noexcept = 0;
 
-  // Brings every page of `range` home to the host and forgets its blocks; used before fork and by a buffer's owner.
+  // Brings every page of `range` home to the host. Its blocks are forgotten when nothing has happened for a while.
   virtual void bring_home(Range range) noexcept = 0;
   // Moves the pages of `range` to `device`, those that can be moved. 0; -ENODEV: it is not attached; -EBUSY: everything
   // is held at home.

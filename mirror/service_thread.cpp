@@ -337,9 +337,9 @@ void ServiceThread::serve_requests() noexcept {
   }
 }
 
-bool ServiceThread::continue_bringing_home(Range range) noexcept {
+bool ServiceThread::continue_bringing_home(Range range, Migrator::Tracking tracking) noexcept {
   expected().forget();
-  Outcome outcome = migrator_.bring_home(range);
+  Outcome outcome = migrator_.bring_home(range, kAllDevices, tracking);
   if (outcome == Outcome::kFailed) log_error("some pages could not be brought home from the device");
   return outcome != Outcome::kAgain;
 }
@@ -364,7 +364,7 @@ bool ServiceThread::serve_request(Slot& slot) noexcept {
       migrator_.policies().apply_files();
       return !migrator_.has_devices() || migrator_.apply_layout() != Outcome::kAgain;
     case Request::Kind::kBringHome:
-      return !migrator_.has_devices() || continue_bringing_home(slot.request.range);
+      return !migrator_.has_devices() || continue_bringing_home(slot.request.range, Migrator::Tracking::kEndAtRest);
     case Request::Kind::kBringIn:
       slot.result = device == nullptr ? -ENODEV : holds_ > 0 ? -EBUSY : 0;
       return slot.result != 0 ||

@@ -122,7 +122,7 @@ class ServiceThread {
   std::uint64_t expect_from_ns() const noexcept { return std::max(served_fault_ns_ + kQuietNs, busy_until_ns_); }
   // True when the request is finished, else it is continued later.
   bool serve_request(Slot& slot) noexcept;
-  bool continue_bringing_home(Range range) noexcept;
+  bool continue_bringing_home(Range range, Migrator::Tracking tracking = Migrator::Tracking::kEnd) noexcept;
   // The device's index, or -errno.
   int attach(DeviceOperations* device) noexcept;
   // True when it is finished, with its result.

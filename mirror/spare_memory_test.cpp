@@ -117,6 +117,33 @@ TEST_F(SpareMemoryTest, KeepsNoMoreThanItMay) {
   expect_from(memory, 1);
 }
 
+// What is kept in small pages, and not asked for, does not keep huge pages from being used again.
+TEST_F(SpareMemoryTest, KeepsWhatLeftLastRatherThanTheOtherKind) {
+  ASSERT_NO_FATAL_FAILURE(start({.spare_bytes = 2 * kBlockSize}));
+  const auto kept_huge = [&] {
+    std::size_t count = 0;
+    for (std::uint64_t at = window::kStaging.start; at < window::kStaging.end(); at += kBlockSize) {
+      count += space_.is_huge({at, kBlockSize});
+    }
+    return count;
+  };
+  TestMemory small(2 * kBlockPages);
+  write(small, 1);
+  TestMemory huge(kBlockPages);
+  ASSERT_EQ(madvise(huge.data(), huge.size(), MADV_HUGEPAGE), 0);
+  write(huge, 7000);
+  if (!space_.is_huge(all(huge))) GTEST_SKIP() << "the kernel has made no huge page here, or does not tell";
+  ASSERT_EQ(mirror_->bring_in(device_, all(small), Untouched::kSkip), 0);
+  ASSERT_EQ(mirror_->bring_in(device_, all(huge), Untouched::kSkip), 0);
+  EXPECT_EQ(kept_huge(), 1U);
+  mirror_->bring_home(all(huge));
+  EXPECT_EQ(kept_huge(), 0U);
+  EXPECT_TRUE(space_.is_huge(all(huge)));
+  mirror_->bring_home(all(small));
+  expect_from(small, 1);
+  expect_from(huge, 7000);
+}
+
 TEST_F(SpareMemoryTest, KeepsNothingWhereItMayNot) {
   ASSERT_NO_FATAL_FAILURE(start({.spare_bytes = 0}));
   TestMemory memory(8 * kBlockPages);

@@ -86,8 +86,16 @@ std::uint64_t Staging::take_block() noexcept {
 
 void Staging::keep(std::uint64_t staging, Kind kind) noexcept {
   const bool is_locked = staging < kBlockArea.start || staging >= kBlockArea.end();
-  if (is_locked || spares_ == spare_limit_) return;
-  blocks_[(staging - kBlockArea.start) / kBlockSize] = kind == Kind::kHugePage ? Holds::kHugePage : Holds::kSmallPages;
+  const bool huge = kind == Kind::kHugePage;
+  if (is_locked) return;
+  if (spares_ == spare_limit_) {
+    // Rather than one of the other kind, which nobody has asked for.
+    const auto other = std::ranges::find(blocks_, huge ? Holds::kSmallPages : Holds::kHugePage);
+    if (other == blocks_.end()) return;
+    *other = Holds::kAnything;
+    --spares_;
+  }
+  blocks_[(staging - kBlockArea.start) / kBlockSize] = huge ? Holds::kHugePage : Holds::kSmallPages;
   ++spares_;
   spares_used_ns_ = now_ns();
 }

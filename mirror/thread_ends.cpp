@@ -42,6 +42,10 @@ void ThreadEnds::look() noexcept {
   look_took_ns_ = now_ns() - looked_ns_;
 }
 
+Outcome ThreadEnds::bring_home(Range page) noexcept {
+  return pages_.bring_home(page, kAllDevices, Migrator::Tracking::kKeep);
+}
+
 // Entries whose page has come home in time are dropped after a few looks: an ending thread may be just before its
 // clearing.
 void ThreadEnds::look_after_control_blocks() noexcept {
@@ -64,7 +68,7 @@ void ThreadEnds::look_after_control_blocks() noexcept {
 // not yet; the next time.
 bool ThreadEnds::tell_end(std::uint64_t id_address, std::uint32_t id) noexcept {
   const Range page{page_down(id_address), kPageSize};
-  if (pages_.state(page.start) != PageState::kHost && pages_.bring_home(page) == Outcome::kAgain) return false;
+  if (pages_.state(page.start) != PageState::kHost && bring_home(page) == Outcome::kAgain) return false;
   if (events_.has_events()) return false;
   std::uint32_t now = 0;
   // Who has reused or unmapped the stack has another id there, or nothing.
@@ -136,7 +140,7 @@ Outcome ThreadEnds::leave_lock(std::uint32_t owner, const RobustLists::Lock& loc
   const Range page{page_down(lock.word), kPageSize};
   const PageState state = pages_.state(page.start);
   const bool home = state != PageState::kDevice && state != PageState::kDuplicated;
-  if (!home && pages_.bring_home(page) == Outcome::kAgain) return Outcome::kAgain;
+  if (!home && bring_home(page) == Outcome::kAgain) return Outcome::kAgain;
   if (events_.has_events()) return Outcome::kAgain;
   std::uint32_t now = 0;
   if (pages_.peek(lock.word, &now, sizeof now) != 0 || (now & FUTEX_TID_MASK) != (value & FUTEX_TID_MASK))

@@ -50,6 +50,7 @@ class ThreadEnds {
   void look_after_control_blocks() noexcept;
   void look_after_locks() noexcept;
   void look_after_waiters() noexcept;
+  Outcome bring_home(Range page) noexcept;
   bool tell_end(std::uint64_t id_address, std::uint32_t id) noexcept;
   Outcome leave_lock(std::uint32_t owner, const RobustLists::Lock& lock) noexcept;
 

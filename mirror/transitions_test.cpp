@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every transition of a page, driven through the fake device one access at a time.
+#include <unistd.h>
+
+#include <fstream>
+#include <string>
+
+#include "base/running_time.h"
+#include "mirror/address_space.h"
 #include "mirror/mirror_fixture.h"
 
 namespace mirrorcl::mirror {
@@ -31,6 +38,33 @@ TEST_F(TransitionsTest, HostReadsWhatTheDeviceWrote) {
   EXPECT_EQ(statistics().pages_to_host, 1U);
   EXPECT_EQ(device_.snapshot(memory.word(0)), FakeDevice::kNone) << "device memory is freed when the page goes home";
   EXPECT_EQ(device_.pages_in_use(), 0U);
+}
+
+// Whether the kernel asks the mirror for missing pages of the mapping at `address`.
+bool is_tracked(const void* address) {
+  std::ifstream maps("/proc/self/smaps");
+  bool here = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (MappingInfo mapping; parse_maps_line(line, &mapping)) {
+      here = reinterpret_cast<std::uint64_t>(address) - mapping.range.start < mapping.range.size;
+    }
+    if (here && line.starts_with("VmFlags:")) return line.find(" um") != std::string::npos;
+  }
+  return false;
+}
+
+TEST_F(TransitionsTest, WhatIsAskedHomeIsTheKernelsWhenNothingHappens) {
+  TestMemory memory(3 * kBlockPages);
+  const Range range{reinterpret_cast<std::uint64_t>(memory.data()), memory.size()};
+  for (std::size_t page = 0; page < 3 * kBlockPages; ++page) *memory.word(page) = page;
+  ASSERT_EQ(mirror_->bring_in(device_, range, Untouched::kSkip), 0);
+  EXPECT_TRUE(is_tracked(memory.data()));
+  mirror_->bring_home(range);
+  EXPECT_EQ(device_.pages_in_use(), 0U);
+  for (RunningTime time; is_tracked(memory.data()) && time.is_within(std::chrono::seconds(20));) usleep(10'000);
+  for (std::size_t block = 0; block < 3; ++block) EXPECT_FALSE(is_tracked(memory.word(block * kBlockPages)));
+  for (std::size_t page = 0; page < 3 * kBlockPages; ++page) ASSERT_EQ(*memory.word(page), page);
+  EXPECT_EQ(statistics().cpu_faults, 0U);
 }
 
 TEST_F(TransitionsTest, UntouchedPageIsZeroAndNotCopied) {
