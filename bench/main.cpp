@@ -28,8 +28,8 @@ int run_named_probe(const std::vector<std::string>& probe) {
   if (probe.size() == 2 && probe[0] == "bare-fault") return bare_fault_probe(std::stoi(probe[1]));
   if (probe.size() == 2 && probe[0] == "startup") return startup_probe(probe[1]);
   if (probe.size() == 2 && probe[0] == "first-touch") return first_touch_probe(probe[1]);
-  if (probe.size() == 4 && probe[0] == "round-trips") {
-    return round_trips_probe(probe[1], probe[2], std::stoi(probe[3]));
+  if (probe.size() == 5 && probe[0] == "round-trips") {
+    return round_trips_probe(probe[1], probe[2], probe[3], std::stoi(probe[4]));
   }
   if (probe.size() == 2 && probe[0] == "pressure") return pressure_probe(probe[1]);
   if (probe.size() == 4 && probe[0] == "ahead") return ahead_probe(probe[1], probe[2], std::stoul(probe[3]));

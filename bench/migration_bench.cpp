@@ -2,10 +2,12 @@
 // What it costs to move 256 MiB of malloc'd memory to the device at a kernel's first touch, and home at the CPU's,
 // beside a memcpy into memory that was never touched; and to do both again and again, when the pages that were freed
 // can be used again, beside a memcpy between resident buffers, for pages as malloc gives them and for huge pages. Both
-// sides' time to work on resident memory is taken off. And the whole first kernel in a fresh process, on the mirrored
-// device and on the ATS device, which has nothing to move.
+// sides' time to work on resident memory is taken off. The same when the program asks for each move
+// (clBindMemoryMIRRORCL), and nothing else happens meanwhile. And the whole first kernel in a fresh process, on the
+// mirrored device and on the ATS device, which has nothing to move.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -20,6 +22,7 @@
 #include "bench/report.h"
 #include "bench/samples.h"
 #include "bench/subprocess.h"
+#include "include/CL/cl_ext_mirrorcl.h"
 
 namespace mirrorcl::bench {
 
@@ -114,30 +117,97 @@ RoundTrips round_trips(Platform& platform, Pages pages, int rounds) {
   return trips;
 }
 
+// The extension cl_mirrorcl_hms.
+class MemoryTargets {
+ public:
+  MemoryTargets(cl_platform_id platform, cl_device_id device)
+      : device_(device), bind_(function<clBindMemoryMIRRORCL_fn>(platform, "clBindMemoryMIRRORCL")) {
+    const auto get = function<clGetMemoryTargetsMIRRORCL_fn>(platform, "clGetMemoryTargetsMIRRORCL");
+    cl_uint count = 0;
+    check(get(device, 0, nullptr, &count), "clGetMemoryTargetsMIRRORCL");
+    targets_.resize(count);
+    check(get(device, count, targets_.data(), nullptr), "clGetMemoryTargetsMIRRORCL");
+  }
+
+  // Seconds that it takes to move all of `words` to the first target with `flag`.
+  double time_to_move(const Words& words, cl_uint flag) const {
+    const auto target = std::find_if(targets_.begin(), targets_.end(), [&](const cl_memory_target_info_mirrorcl& one) {
+      return (one.flags & flag) != 0;
+    });
+    expect(target != targets_.end(), "a memory target");
+    cl_ulong moved = 0;
+    const double seconds = time_of([&] {
+      check(bind_(device_, words.get(), kBytes, CL_MEMORY_BINDING_MIGRATE_MIRRORCL, 1, &target->uid, &moved),
+            "clBindMemoryMIRRORCL");
+    });
+    expect(moved >= kBytes / 4096, "all pages move");
+    return seconds;
+  }
+
+ private:
+  template <typename Function>
+  static Function function(cl_platform_id platform, const char* name) {
+    void* const found = clGetExtensionFunctionAddressForPlatform(platform, name);
+    expect(found != nullptr, name);
+    return reinterpret_cast<Function>(found);
+  }
+
+  cl_device_id device_;
+  clBindMemoryMIRRORCL_fn bind_;
+  std::vector<cl_memory_target_info_mirrorcl> targets_;
+};
+
+// The same, but the program asks for each move, and does nothing meanwhile.
+RoundTrips asked_trips(cl_platform_id id, Platform& platform, Pages pages, int rounds) {
+  const MemoryTargets targets(id, platform.device());
+  cl_kernel kernel = platform.kernel(kSource, "increment");
+  const Words words = touched_memory(pages);
+  platform.set_pointers(kernel, {words.get()});
+  const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(120)); };
+  RoundTrips trips;
+  for (int round = 1; round <= rounds; ++round) {
+    const std::uint64_t sum = sum_of(words);
+    wait();
+    const double away = targets.time_to_move(words, CL_MEMORY_TARGET_OWN_MIRRORCL);
+    platform.enqueue(kernel, {kWords, 256});
+    platform.finish();
+    wait();
+    const double back = targets.time_to_move(words, CL_MEMORY_TARGET_HOST_MIRRORCL);
+    expect(sum_of(words) == sum + kWords, "sum of the words after a round trip");
+    if (round <= rounds - (rounds + 3) / 4) continue;
+    trips.to_device.push_back(away);
+    trips.to_host.push_back(back);
+  }
+  return trips;
+}
+
 // Two benchmarks of one probe: what it found for the other is kept for that.
-void add_round_trips(const Setup& setup, const std::string& pages) {
+void add_round_trips(const Setup& setup, const std::string& pages, const std::string& why) {
   const auto kept = std::make_shared<std::map<std::string, double>>();
-  const auto measured = [kept, pages, rounds = setup.scaled(16, 4),
+  const auto measured = [kept, pages, why, rounds = setup.scaled(16, 4),
                          vendors = setup.vendors.mirrorcl_only()](const std::string& way) -> Measurement {
     if (!kept->contains(way)) {
-      *kept = run_probe("round-trips", {"MirrorCL", pages, std::to_string(rounds)}, {{"OCL_ICD_VENDORS", vendors}});
+      *kept =
+          run_probe("round-trips", {"MirrorCL", pages, why, std::to_string(rounds)}, {{"OCL_ICD_VENDORS", vendors}});
     }
     const double seconds = kept->at(way);
     kept->erase(way);
     return {seconds, kBytes};
   };
   for (const std::string way : {"to_device", "to_host"}) {
-    setup.add("round_trips/" + pages + "_" + way, benchmark::kMillisecond, [=] { return measured(way); });
+    setup.add(why + "_trips/" + pages + "_" + way, benchmark::kMillisecond, [=] { return measured(way); });
   }
 }
 
 }  // namespace
 
-int round_trips_probe(const std::string& name, const std::string& pages, int rounds) try {
+int round_trips_probe(const std::string& name, const std::string& pages, const std::string& why, int rounds) try {
   const cl_platform_id id = find_platform(name);
   expect(id != nullptr, "platform " + name);
   Platform platform(id);
-  const RoundTrips trips = round_trips(platform, pages == "huge" ? Pages::kHuge : Pages::kAsMallocGives, rounds);
+  const Pages kind = pages == "huge" ? Pages::kHuge : Pages::kAsMallocGives;
+  const RoundTrips trips =
+      why == "asked" ? asked_trips(id, platform, kind, rounds) : round_trips(platform, kind, rounds);
   std::printf("to_device %.9f\nto_host %.9f\n", median(trips.to_device), median(trips.to_host));
   return 0;
 } catch (const std::exception& error) {
@@ -164,8 +234,9 @@ void add_migration_benchmarks(const Setup& setup) {
     setup.add("migration/to_host", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
       return {measure(device).to_host, kBytes};
     });
-    add_round_trips(setup, "malloc");
-    add_round_trips(setup, "huge");
+    for (const std::string why : {"round", "asked"}) {
+      for (const std::string pages : {"malloc", "huge"}) add_round_trips(setup, pages, why);
+    }
   }
   if (setup.mirrorcl != nullptr) {
     for (const std::string kind : {"mirrored", "ats"}) {
@@ -198,13 +269,16 @@ void add_migration_benchmarks(const Setup& setup) {
   setup.report.add_row({"the same 256 MiB back to the CPU / memcpy to fresh", "migration/to_host",
                         "migration/memcpy_to_fresh", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 1.5});
   const auto add_again = [&](const std::string& what, const std::string& name) {
-    setup.report.add_row(
-        {what, "round_trips/" + name, "migration/memcpy_resident", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 0.8});
+    setup.report.add_row({what, name, "migration/memcpy_resident", Row::Unit::kBandwidth, Row::Kind::kAtLeast, 0.8});
   };
-  add_again("the same to the device again / memcpy of resident memory", "malloc_to_device");
-  add_again("and back to the CPU again / memcpy of resident memory", "malloc_to_host");
-  add_again("huge pages to the device again / memcpy of resident memory", "huge_to_device");
-  add_again("and back to the CPU again / memcpy of resident memory", "huge_to_host");
+  add_again("the same to the device again / memcpy of resident memory", "round_trips/malloc_to_device");
+  add_again("and back to the CPU again / memcpy of resident memory", "round_trips/malloc_to_host");
+  add_again("huge pages to the device again / memcpy of resident memory", "round_trips/huge_to_device");
+  add_again("and back to the CPU again / memcpy of resident memory", "round_trips/huge_to_host");
+  add_again("malloc'd memory, asked to the device / memcpy of resident memory", "asked_trips/malloc_to_device");
+  add_again("and asked back / memcpy of resident memory", "asked_trips/malloc_to_host");
+  add_again("huge pages, asked to the device / memcpy of resident memory", "asked_trips/huge_to_device");
+  add_again("and asked back / memcpy of resident memory", "asked_trips/huge_to_host");
 }
 
 }  // namespace mirrorcl::bench

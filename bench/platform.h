@@ -32,6 +32,7 @@ class Platform {
   Platform(const Platform&) = delete;
   Platform& operator=(const Platform&) = delete;
 
+  cl_device_id device() const { return device_; }
   cl_context context() const { return context_; }
   cl_command_queue queue() const { return queue_; }
 
