@@ -338,9 +338,10 @@ void Migrator::end_tracking(Range range) noexcept {
 }
 
 void Migrator::end_tracking(std::span<Block*> blocks, Range range) noexcept {
-  const auto away = std::ranges::remove_if(
-      blocks, [&](const Block* block) { return (block->needs_tracking() & PageMask(block->pages(range))).any(); });
-  blocks = {blocks.begin(), away.begin()};
+  const auto is_away = [&](const Block* block) {
+    return (block->needs_tracking() & PageMask(block->pages(range))).any();
+  };
+  blocks = {blocks.begin(), std::remove_if(blocks.begin(), blocks.end(), is_away)};
   if (!blocks.empty() && !host_.events_on_their_way()) stop_tracking(blocks, range);
   for (Block* block : blocks) blocks_.remove_if_empty(*block);
 }
