@@ -19,10 +19,10 @@
 #include <thread>
 #include <vector>
 
+#include "CL/cl_ext_mirrorcl.h"
 #include "bench/report.h"
 #include "bench/samples.h"
 #include "bench/subprocess.h"
-#include "include/CL/cl_ext_mirrorcl.h"
 
 namespace mirrorcl::bench {
 
@@ -129,12 +129,18 @@ class MemoryTargets {
     check(get(device, count, targets_.data(), nullptr), "clGetMemoryTargetsMIRRORCL");
   }
 
-  // Seconds that it takes to move all of `words` to the first target with `flag`.
+  // A target with this flag, or null.
+  const cl_memory_target_info_mirrorcl* find(cl_uint flag) const {
+    for (const cl_memory_target_info_mirrorcl& target : targets_) {
+      if ((target.flags & flag) != 0) return &target;
+    }
+    return nullptr;
+  }
+
+  // Seconds that it takes to move all of `words` to a target with this flag.
   double time_to_move(const Words& words, cl_uint flag) const {
-    const auto target = std::find_if(targets_.begin(), targets_.end(), [&](const cl_memory_target_info_mirrorcl& one) {
-      return (one.flags & flag) != 0;
-    });
-    expect(target != targets_.end(), "a memory target");
+    const auto* target = find(flag);
+    expect(target != nullptr, "a memory target");
     cl_ulong moved = 0;
     const double seconds = time_of([&] {
       check(bind_(device_, words.get(), kBytes, CL_MEMORY_BINDING_MIGRATE_MIRRORCL, 1, &target->uid, &moved),
@@ -182,33 +188,33 @@ RoundTrips asked_trips(cl_platform_id id, Platform& platform, Pages pages, int r
 }
 
 // Two benchmarks of one probe: what it found for the other is kept for that.
-void add_round_trips(const Setup& setup, const std::string& pages, const std::string& why) {
+void add_round_trips(const Setup& setup, const std::string& pages, const std::string& trips) {
   const auto kept = std::make_shared<std::map<std::string, double>>();
-  const auto measured = [kept, pages, why, rounds = setup.scaled(16, 4),
+  const auto measured = [kept, pages, trips, rounds = setup.scaled(16, 4),
                          vendors = setup.vendors.mirrorcl_only()](const std::string& way) -> Measurement {
     if (!kept->contains(way)) {
       *kept =
-          run_probe("round-trips", {"MirrorCL", pages, why, std::to_string(rounds)}, {{"OCL_ICD_VENDORS", vendors}});
+          run_probe("round-trips", {"MirrorCL", pages, trips, std::to_string(rounds)}, {{"OCL_ICD_VENDORS", vendors}});
     }
     const double seconds = kept->at(way);
     kept->erase(way);
     return {seconds, kBytes};
   };
   for (const std::string way : {"to_device", "to_host"}) {
-    setup.add(why + "_trips/" + pages + "_" + way, benchmark::kMillisecond, [=] { return measured(way); });
+    setup.add(trips + "/" + pages + "_" + way, benchmark::kMillisecond, [=] { return measured(way); });
   }
 }
 
 }  // namespace
 
-int round_trips_probe(const std::string& name, const std::string& pages, const std::string& why, int rounds) try {
+int round_trips_probe(const std::string& name, const std::string& pages, const std::string& trips, int rounds) try {
   const cl_platform_id id = find_platform(name);
   expect(id != nullptr, "platform " + name);
   Platform platform(id);
   const Pages kind = pages == "huge" ? Pages::kHuge : Pages::kAsMallocGives;
-  const RoundTrips trips =
-      why == "asked" ? asked_trips(id, platform, kind, rounds) : round_trips(platform, kind, rounds);
-  std::printf("to_device %.9f\nto_host %.9f\n", median(trips.to_device), median(trips.to_host));
+  const RoundTrips found =
+      trips == "asked_trips" ? asked_trips(id, platform, kind, rounds) : round_trips(platform, kind, rounds);
+  std::printf("to_device %.9f\nto_host %.9f\n", median(found.to_device), median(found.to_host));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "round-trips probe: %s\n", error.what());
@@ -234,8 +240,11 @@ void add_migration_benchmarks(const Setup& setup) {
     setup.add("migration/to_host", benchmark::kMillisecond, [&device = *setup.mirrorcl]() -> Measurement {
       return {measure(device).to_host, kBytes};
     });
-    for (const std::string why : {"round", "asked"}) {
-      for (const std::string pages : {"malloc", "huge"}) add_round_trips(setup, pages, why);
+    const MemoryTargets targets(find_platform("MirrorCL"), setup.mirrorcl->device());
+    const bool has_memory = targets.find(CL_MEMORY_TARGET_OWN_MIRRORCL) != nullptr;  // the ATS device has none
+    for (const std::string pages : {"malloc", "huge"}) {
+      add_round_trips(setup, pages, "round_trips");
+      if (has_memory) add_round_trips(setup, pages, "asked_trips");
     }
   }
   if (setup.mirrorcl != nullptr) {

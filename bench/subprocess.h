@@ -18,8 +18,8 @@ std::map<std::string, double> run_probe(const std::string& name, const std::vect
 int bare_fault_probe(int batches);
 int startup_probe(const std::string& platform);
 int first_touch_probe(const std::string& platform);
-// `pages`: "malloc" or "huge"; `why`: "round", for accesses, or "asked".
-int round_trips_probe(const std::string& platform, const std::string& pages, const std::string& why, int rounds);
+// `pages`: "malloc" or "huge"; `trips`: "round_trips", which accesses cause, or "asked_trips".
+int round_trips_probe(const std::string& platform, const std::string& pages, const std::string& trips, int rounds);
 int pressure_probe(const std::string& platform);
 int ahead_probe(const std::string& platform, const std::string& behind, std::size_t mib);
 int idle_probe(const std::string& platform);  // "none": without one

@@ -10,7 +10,10 @@
 
 namespace mirrorcl::mirror {
 
-// x86-64's ABI: a thread control block begins with its own address and has it again as its third word.
+namespace {
+
+// Whether the page with these contents, at `page_address`, holds the control block of a thread. x86-64's ABI: that
+// begins with its own address and has it again as its third word.
 bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address) {
   for (std::uint64_t offset = 0; offset < kPageSize; offset += 64) {
     const std::uint64_t* block = words + offset / sizeof(std::uint64_t);
@@ -18,6 +21,8 @@ bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_a
   }
   return false;
 }
+
+}  // namespace
 
 // Makes `page` coherent, and the dense region of pages around it that also go back and forth, or for which the program
 // has asked for it too. kFailed: not this page; migrate it.

@@ -483,9 +483,6 @@ class Migrator {
   bool replay_uncounted_ = false;  // a device access is being served and has not been let go yet
 };
 
-// Whether the page with these contents, at `page_address`, holds the control block of a thread.
-bool holds_thread_control_block(const std::uint64_t* words, std::uint64_t page_address);
-
 inline std::uint32_t to_ms(std::uint64_t ns) noexcept {
   return static_cast<std::uint32_t>(ns / 1'000'000);
 }

@@ -131,6 +131,7 @@ class MirrorHandle final : public Mirror {
     for (std::uint64_t base = block_down(address); !blocks.empty();) {
       const auto some = blocks.first(std::min(blocks.size(), ServiceThread::kMostBlocks));
       const Range range{base, some.size() * kBlockSize};
+      std::fill(some.begin(), some.end(), PageMask());
       if (alive()) service_->request({Request::Kind::kDevicePages, range, &device}, some);
       blocks = blocks.subspan(some.size());
       base = range.end();
