@@ -188,6 +188,7 @@ void Block::forget(PageRun run) {
   if (registered_.none()) {
     writes_expected = kNotKnown;
     was_huge = false;
+    was_whole = false;
   }
   for (unsigned device = 0; device < kMaxDevices; ++device) show(device);
 }

@@ -139,6 +139,7 @@ class Block {
   std::uint64_t came_home_ns = 0;
   DeviceSet large_on = 0;  // the device, if one, that had all of it in one large page when it went there last
   bool was_huge = false;   // all of it went to a device as one huge page
+  bool was_whole = false;  // it has come home as a whole, in small pages
   // What the application does with copies that it gets because it reads much here, of which the device keeps the other:
   // nothing is known; it only reads them; or it writes them next, so that a copy costs it a second fault. Then it gets
   // the pages themselves, for so many times until that is tried again.

@@ -254,7 +254,30 @@ void Migrator::fill_and_move_home(AttachedDevice& device, Block& block, unsigned
   constexpr PageRun kAll{0, kBlockPages};
   copy_in_parts(device->capabilities().parallel_copies, kAll, urgent, fill);
   // Events that are on their way come first, then it is tried again.
-  if (at_once && !failed.load(std::memory_order_relaxed)) block.was_huge = passes(move(kAll)) && huge;
+  if (!at_once || failed.load(std::memory_order_relaxed)) return;
+  const bool again = passes(move(kAll));
+  block.was_huge = again && huge;
+  result->huge = !again && huge;
+}
+
+// What comes and goes in small pages is put together when there is time for that. Not where an access of the
+// application brings it home: the kernel allocates a table of small pages before it tells of the access, where it makes
+// no huge pages by itself, and a huge page that comes home is split for that.
+void Migrator::note_whole_return(Block& block, const Homecoming& home) noexcept {
+  const bool unasked = cause_.reason != hms::Reason::kAsked && cause_.reason != hms::Reason::kEvicted;
+  if (home.huge || unasked || !host_.can_move() || nodes_.has_policy(block.base())) {
+    block.was_whole = false;
+  } else if (std::exchange(block.was_whole, true)) {
+    collapser_.note(block.base());
+  }
+}
+
+void Migrator::collapse_next() noexcept {
+  const std::uint64_t base = collapser_.take();
+  const Block* block = blocks_.find(base);
+  const bool at_home = block != nullptr && block->registered() == PageMask::all() && block->in_device_memory().none() &&
+                       block->discarding().none();
+  if (at_home) collapser_.collapse(base);
 }
 
 // Brings the device pages of `run` home as far as events allow; what does not come stays with the device.
@@ -292,6 +315,7 @@ Outcome Migrator::move_out(AttachedDevice& device, Block& block, PageRun run, un
     host_.wake(block.range(part));
   }
   if (done.any()) block.came_home_ns = now_ns();
+  if (leave == Leave::kNothing && copied == PageMask::all()) note_whole_return(block, home);
   if (away.none()) return Outcome::kDone;
   lift_protection(device, block, away);
   if (home.failed.load(std::memory_order_relaxed)) {

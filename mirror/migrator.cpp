@@ -51,6 +51,7 @@ Migrator::Migrator(const Userfaultfd& host, const AddressSpace& space, HostEvent
       memory_(memory),
       blocks_(memory, &live),
       staging_(host, copiers, options.spare_bytes),
+      collapser_(memory),
       snapshot_blocks_(memory),
       moved_pages_(memory),
       announced_discards_(memory),
@@ -69,6 +70,7 @@ Result<void> Migrator::open() {
   thread_ends_.open();
   nodes_.open();
   at_home_.reserve(64);
+  collapser_.open();
   hms::PlacementRules rules;
   rules.share_after_returns = options_.coherent_after_returns;
   rules.max_pages = kBlockPages;

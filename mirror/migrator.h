@@ -24,6 +24,7 @@
 #include "mirror/block_table.h"
 #include "mirror/churn.h"
 #include "mirror/clock.h"
+#include "mirror/collapser.h"
 #include "mirror/copy_threads.h"
 #include "mirror/expected.h"
 #include "mirror/fault_history.h"
@@ -145,6 +146,9 @@ class Migrator {
   }
   // And what devices keep.
   void free_kept() noexcept;
+  // When collapse_next() has something to do, if nothing else has happened for a while (now_ns()).
+  std::uint64_t next_collapse_ns() const noexcept { return collapser_.next_ns(); }
+  void collapse_next() noexcept;
 
   // What the notifier tells: the application has unmapped, discarded or moved memory.
   void unmapped(Range range) noexcept;
@@ -353,6 +357,7 @@ class Migrator {
     PageMask arrived;   // pages that the application has from the device now
     PageMask skipped;   // pages that it does not need: it has newer ones, or no mapping for them any more
     PageMask unmapped;  // pages that the device does not have any more
+    bool huge = false;  // as one huge page
     std::atomic<bool> failed{false};
     std::atomic<bool> no_memory{false};
     int node = kUnknownNode;  // where they are to come to
@@ -363,6 +368,7 @@ class Migrator {
     if (!nodes_.follows_threads()) return kUnknownNode;
     return kernel_node_ != kUnknownNode ? kernel_node_ : block.home_node;
   }
+  void note_whole_return(Block& block, const Homecoming& home) noexcept;
   void fill_and_move_home(AttachedDevice& device, Block& block, unsigned urgent, Homecoming* result) noexcept;
   void copy_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave, Homecoming* result) noexcept;
   void copy_contents_home(AttachedDevice& device, const Block& block, PageRun run, Leave leave,
@@ -431,6 +437,7 @@ class Migrator {
   std::array<AttachedDevice, kMaxDevices> devices_;
   BlockTable blocks_;
   Staging staging_;
+  Collapser collapser_;
   PinnedHostMemory pinned_;
   char* bounce_ = nullptr;                           // kBlockSize bytes of pinned memory for contents on their way
   std::pmr::vector<std::uint64_t> snapshot_blocks_;  // base addresses of blocks that may hold snapshots

@@ -189,7 +189,12 @@ std::int64_t ServiceThread::patience_ns(bool busy) const noexcept {
   if (expecting_ && holds_ == 0) {
     return static_cast<std::int64_t>(expect_from_ns() - std::min(expect_from_ns(), now_ns()));
   }
-  const std::int64_t patience = rest_ == Rest::kNone ? kShortRestNs : rest_ == Rest::kShort ? kLongRestNs : -1;
+  std::int64_t patience = rest_ == Rest::kNone ? kShortRestNs : rest_ == Rest::kShort ? kLongRestNs : -1;
+  if (const std::uint64_t next = migrator_.next_collapse_ns(); next != kNever) {
+    const std::uint64_t now = now_ns();
+    const std::int64_t until = std::max(kCollapseNs, static_cast<std::int64_t>(std::max(next, now) - now));
+    patience = patience < 0 ? until : std::min(patience, until);
+  }
   const std::uint64_t next_look = std::min(migrator_.thread_ends().next_look_ns(), migrator_.answers_end_ns());
   if (next_look == kNever) return patience;
   const std::int64_t until = std::max<std::int64_t>(static_cast<std::int64_t>(next_look - now_ns()), 0);
@@ -231,6 +236,7 @@ void ServiceThread::wait() noexcept {
 }
 
 void ServiceThread::rest() noexcept {
+  if (idle_ns_ >= kCollapseNs && migrator_.next_collapse_ns() <= now_ns()) migrator_.collapse_next();
   if (rest_ == Rest::kNone && idle_ns_ >= kShortRestNs) {
     migrator_.rest();
     rest_ = Rest::kShort;

@@ -102,6 +102,8 @@ class ServiceThread {
   enum class Rest : std::uint8_t { kNone, kShort, kLong };
   static constexpr std::int64_t kShortRestNs = 200'000'000;
   static constexpr std::int64_t kLongRestNs = 10'000'000'000;
+  // How long nothing has happened before blocks are put together.
+  static constexpr std::int64_t kCollapseNs = 1'000'000;
   // So long after a fault nothing comes ahead: there may be more of them.
   static constexpr std::uint64_t kQuietNs = 50'000;
   // And so long after all CPUs were seen busy.
