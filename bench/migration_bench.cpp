@@ -190,7 +190,7 @@ RoundTrips asked_trips(cl_platform_id id, Platform& platform, Pages pages, int r
 // Two benchmarks of one probe: what it found for the other is kept for that.
 void add_round_trips(const Setup& setup, const std::string& pages, const std::string& trips) {
   const auto kept = std::make_shared<std::map<std::string, double>>();
-  const auto measured = [kept, pages, trips, rounds = setup.scaled(16, 4),
+  const auto measured = [kept, pages, trips, rounds = setup.scaled(48, 4),
                          vendors = setup.vendors.mirrorcl_only()](const std::string& way) -> Measurement {
     if (!kept->contains(way)) {
       *kept =

@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::uint64_t kPageSize = HostMemory::kPageSize;
 constexpr std::uint64_t kUserSpaceEnd = std::uint64_t{1} << 47;
-// Pages that are looked at together: 32 MiB.
-constexpr std::uint64_t kPartPages = 8192;
+// What is looked at together, and moves in one go.
+constexpr std::uint64_t kPartSize = std::uint64_t{32} << 20;
 
 std::uint32_t saturated(std::uint64_t count) {
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(count, 0xffff'ffff));
@@ -32,12 +32,14 @@ void for_runs(std::size_t size, const Wanted& wanted, const Visit& visit) {
   }
 }
 
-// Calls visit(part) for `range` cut into parts of at most kPartPages; ends with the first result that is not 0.
+// Calls visit(part) for `range` cut at multiples of kPartSize, between blocks that devices move as a whole; ends with
+// the first result that is not 0.
 template <typename Visit>
 int for_parts(AddressRange range, const Visit& visit) {
-  for (std::uint64_t start = range.start; start < range.end; start += kPartPages * kPageSize) {
-    int error = visit(AddressRange{start, std::min(range.end, start + kPartPages * kPageSize)});
-    if (error != 0) return error;
+  for (std::uint64_t start = range.start; start < range.end;) {
+    const std::uint64_t end = std::min(range.end, (start / kPartSize + 1) * kPartSize);
+    if (const int error = visit(AddressRange{start, end}); error != 0) return error;
+    start = end;
   }
   return 0;
 }
@@ -359,13 +361,13 @@ int Binder::query_residency(const View& view, const HbindCall& call, std::span<s
 
 // --- migration
 
-// `places`: where the pages of `run` live; looked up again if that changes on the way.
-void Binder::move_run(const View& view, AddressRange run, std::span<Uid> places, Uid target, Untouched untouched) {
+// `places`: where the pages of `run` live; looked up again if that changes on the way. True: they may have moved since.
+bool Binder::move_run(const View& view, AddressRange run, std::span<Uid> places, Uid target, Untouched untouched) {
   if (DeviceMemory* device = view.device(target); device != nullptr) {
     if (int error = device->move_in(run, untouched); error != 0) {
       log_debug("hbind: {:#x}-{:#x} cannot be moved to target {}: error {}", run.start, run.end, target, -error);
     }
-    return;
+    return true;
   }
   bool have_moved = false;
   for (DeviceMemory* device : view.devices) {
@@ -373,16 +375,19 @@ void Binder::move_run(const View& view, AddressRange run, std::span<Uid> places,
     device->move_out(run);
     have_moved = true;
   }
-  if (have_moved && places_of(view, run, places) != 0) return;  // unmapped meanwhile
+  if (have_moved && places_of(view, run, places) != 0) return true;  // unmapped meanwhile
+  bool moves_on = false;
   // What came from a device lies on the target already, most likely.
   const auto is_elsewhere = [&](std::size_t i) { return places[i] != target && places[i] != kNoUid; };
   for_runs(places.size(), is_elsewhere, [&](std::size_t first, std::size_t count) {
     const AddressRange rest{run.start + first * kPageSize, run.start + (first + count) * kPageSize};
+    moves_on = true;
     if (int error = host_.move(rest, view.node(target)); error != 0) {
       log_debug("hbind: {:#x}-{:#x} cannot be moved to node {}: error {}", rest.start, rest.end, view.node(target),
                 -error);
     }
   });
+  return moves_on;
 }
 
 // The number of pages that live elsewhere than before, as seen afterwards.
@@ -402,13 +407,12 @@ std::uint64_t Binder::migrate(const View& view, const HbindCall& call, Untouched
         if (places[i] == kNoUid || places[i] == call.usable[t]) return allocates;
         return std::ranges::find(settled, places[i]) == settled.end();
       };
-      bool tried = false;
+      bool outdated = false;
       for_runs(places.size(), wants_to_move, [&](std::size_t first, std::size_t count) {
         AddressRange run{part.start + first * kPageSize, part.start + (first + count) * kPageSize};
-        move_run(view, run, std::span(places).subspan(first, count), call.usable[t], untouched);
-        tried = true;
+        if (move_run(view, run, std::span(places).subspan(first, count), call.usable[t], untouched)) outdated = true;
       });
-      if (tried && places_of(view, part, places) != 0) return 0;
+      if (outdated && places_of(view, part, places) != 0) return 0;
     }
     for (std::size_t i = 0; i < places.size(); ++i) {
       bool has_moved = before[i] != kNoUid && places[i] != kNoUid && before[i] != places[i];

@@ -87,7 +87,7 @@ class HMS_API Binder {
   static HostNodes host_nodes(const View& view, const Policy& policy);
 
   std::uint64_t migrate(const View& view, const HbindCall& call, Untouched untouched);
-  void move_run(const View& view, AddressRange run, std::span<Uid> places, Uid target, Untouched untouched);
+  bool move_run(const View& view, AddressRange run, std::span<Uid> places, Uid target, Untouched untouched);
   int places_of(const View& view, AddressRange range, std::span<Uid> places) const;
   int query_residency(const View& view, const HbindCall& call, std::span<std::uint32_t> counts) const;
 

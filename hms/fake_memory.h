@@ -119,8 +119,10 @@ class FakeDeviceMemory final : public DeviceMemory {
  public:
   FakeDeviceMemory(FakePages& pages, Uid target, Uid home) : pages_(pages), target_(target), home_(home) {}
 
-  std::vector<AddressRange> changes;  // every policy_changed(), in order
-  int move_in_error = 0;              // move_in() answers this
+  std::vector<AddressRange> changes;    // every policy_changed(), in order
+  std::vector<AddressRange> moved_in;   // every move_in()
+  std::vector<AddressRange> moved_out;  // every move_out()
+  int move_in_error = 0;                // move_in() answers this
 
   Uid target() const noexcept override { return target_; }
   std::uint64_t free_bytes() const noexcept override {
@@ -129,10 +131,12 @@ class FakeDeviceMemory final : public DeviceMemory {
   }
   int move_in(AddressRange range, Untouched untouched) noexcept override {
     if (move_in_error != 0) return move_in_error;
+    note(moved_in, range);
     pages_.move(range, target_, untouched);
     return 0;
   }
   int move_out(AddressRange range) noexcept override {
+    note(moved_out, range);
     for (std::uint64_t page = range.start; page < range.end; page += kPageSize) {
       if (pages_.place_of(page) == target_) pages_.move({page, page + kPageSize}, home_, Untouched::kSkip);
     }
@@ -143,12 +147,14 @@ class FakeDeviceMemory final : public DeviceMemory {
       if (pages_.place_of(range.start + i * kPageSize) == target_) places[i] = target_;
     }
   }
-  void policy_changed(AddressRange range) noexcept override {
-    std::scoped_lock lock(pages_.mutex);
-    changes.push_back(range);
-  }
+  void policy_changed(AddressRange range) noexcept override { note(changes, range); }
 
  private:
+  void note(std::vector<AddressRange>& list, AddressRange range) {
+    std::scoped_lock lock(pages_.mutex);
+    list.push_back(range);
+  }
+
   FakePages& pages_;
   Uid target_;
   Uid home_;

@@ -312,6 +312,24 @@ TEST_F(Hbind, MigrateWorksAcrossParts) {
   EXPECT_EQ(migrate(pages(0, 20'000), {uid("gpu0-hbm")}), 1000U);
 }
 
+// A block that is cut in two moves page by page.
+TEST_F(Hbind, BlocksMoveAsAWholeWhereverTheRangeBegins) {
+  constexpr std::uint64_t kBlock = std::uint64_t{2} << 20;
+  const AddressRange range = pages(7, 30'000);
+  pages_.touch(range, uid("ddr0"));
+  EXPECT_EQ(migrate(range, {uid("gpu0-hbm")}), 30'000U);
+  EXPECT_EQ(migrate(range, {uid("ddr0")}), 30'000U);
+  for (const auto& moves : {gpu0_.moved_in, gpu0_.moved_out}) {
+    ASSERT_FALSE(moves.empty());
+    EXPECT_EQ(moves.front().start, range.start);
+    EXPECT_EQ(moves.back().end, range.end);
+    for (std::size_t i = 1; i < moves.size(); ++i) {
+      EXPECT_EQ(moves[i].start, moves[i - 1].end);
+      EXPECT_EQ(moves[i].start % kBlock, 0U);
+    }
+  }
+}
+
 TEST_F(Hbind, PrefetchGivesADeviceUntouchedPagesToo) {
   pages_.touch(pages(0, 4), uid("ddr0"));
   ASSERT_EQ(call(pages(0, 10), {uid("gpu0-hbm")}, {HBIND_ATOM(HBIND_CMD_PREFETCH, 0)}), 0);

@@ -30,8 +30,8 @@ class Collapser {
  private:
   static constexpr std::size_t kMostWaiting = 512;
   // Where the kernel has a huge page at hand this takes 0.4 ms, and 5 where a hypervisor must find the memory for it.
-  // Of the time so much is left between two: 8 times what the last one took.
-  static constexpr std::uint64_t kRests = 8;
+  // Between two it rests for 4 times what the last one took.
+  static constexpr std::uint64_t kRests = 4;
 
   std::pmr::vector<std::uint64_t> waiting_;  // base addresses, in the order in which they came
   std::uint64_t rests_until_ns_ = 0;

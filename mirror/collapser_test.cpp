@@ -169,7 +169,7 @@ TEST(CollapserOrderTest, RestsLongerThanItWorks) {
   const std::uint64_t took = now_ns() - begin;
   collapser.note(kBlockSize);
   EXPECT_GT(collapser.next_ns(), begin);
-  EXPECT_LE(collapser.next_ns(), begin + 9 * took);
+  EXPECT_LE(collapser.next_ns(), begin + 5 * took);
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ Memory allocate(std::size_t bytes) {
 
 TEST(HeapExtent, IsTheWholePagesOfAnAllocation) {
   SKIP_WITHOUT_MALLOC_OF_LIBC();
-  for (std::size_t kib : {16, 64, 100, 127, 128, 500, 3000, 40'000}) {
+  for (std::size_t kib : {16U, 64U, 100U, 127U, 128U, 500U, 3000U, 40'000U}) {
     const std::size_t bytes = kib * 1024 + 24;
     // In the heap or a mapping of their own; freed ones leave gaps, and make later ones come from the heap.
     const Memory before = allocate(bytes);

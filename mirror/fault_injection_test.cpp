@@ -103,8 +103,8 @@ TEST_P(ComingHomeTest, PagesThatTwoThreadsReadAtOnceComeOnce) {
   (void)mirror_->device_pages(device_, reinterpret_cast<std::uint64_t>(memory.data()));  // both have been tried by then
   EXPECT_EQ(found[0], 17U);
   EXPECT_EQ(found[1], 18U);
-  for (std::size_t page : {16, 17}) EXPECT_EQ(int{device_.snapshot(memory.word(page))}, FakeDevice::kRead) << page;
-  for (std::size_t page : {16, 17}) {
+  for (std::size_t page : {16U, 17U}) EXPECT_EQ(int{device_.snapshot(memory.word(page))}, FakeDevice::kRead) << page;
+  for (std::size_t page : {16U, 17U}) {
     device_.store(memory.word(page), std::uint64_t{100 + page});
     EXPECT_EQ(std::atomic_ref(*memory.word(page)).load(), 100 + page);
   }

@@ -406,7 +406,7 @@ TEST_F(ProtectionTest, MemoryWithoutAccessIsKeptAndComesBack) {
     ASSERT_EQ(mprotect(memory.data(), memory.size(), PROT_READ | PROT_WRITE), 0);
     if (round % 2 == 0) mirror_->drain_events();
     ASSERT_EQ(device_.load(memory.word(4)), 100 * round + 4);
-    for (std::size_t page : {2, 3, 5}) ASSERT_EQ(*memory.word(page), page + round);
+    for (std::size_t page : {2U, 3U, 5U}) ASSERT_EQ(*memory.word(page), page + round);
   }
 }
 
@@ -435,7 +435,7 @@ TEST_F(ProtectionTest, WritesGivenBackBetweenTwoLaunchesAreTakenAwayAgain) {
   ASSERT_EQ(device_.last_error(), FaultKind::kNone);
   ASSERT_EQ(mprotect(memory.data(), memory.size(), PROT_READ), 0);
   mirror_->drain_events();
-  for (std::size_t page : {1, 2}) {
+  for (std::size_t page : {1U, 2U}) {
     device_.store(memory.word(page), std::uint64_t{3});
     EXPECT_EQ(device_.last_error(), FaultKind::kReadOnly) << page;
   }

@@ -236,7 +236,7 @@ TEST_F(HostMemoryTest, PartialUnmap) {
   for (std::size_t page = 0; page < 16; ++page) device_.store(memory.word(page), std::uint64_t{page});
   ASSERT_EQ(munmap(memory.data() + 4 * kPageSize, 4 * kPageSize), 0);
   mirror_->drain_events();
-  for (std::size_t page : {0, 3, 8, 15}) EXPECT_EQ(*memory.word(page), page);
+  for (std::size_t page : {0U, 3U, 8U, 15U}) EXPECT_EQ(*memory.word(page), page);
   device_.load(memory.word(5));
   EXPECT_EQ(device_.last_error(), FaultKind::kInvalidAddress);
 }
@@ -323,13 +323,13 @@ TEST_F(HostMemoryTest, WhatCoherentMemoryHasGrownByIsTheChildsOwnAfterAFork) {
   mirror_->bring_home({reinterpret_cast<std::uint64_t>(memory.data()), memory.size()});
   const pid_t child = fork();
   if (child == 0) {
-    for (std::size_t page : {2, 300, 599}) *memory.word(page) = 1;
+    for (std::size_t page : {2U, 300U, 599U}) *memory.word(page) = 1;
     _exit(*memory.word(0) == 5 && *memory.word(1) == 6 ? 0 : 1);
   }
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
-  for (std::size_t page : {2, 300, 599}) EXPECT_EQ(*memory.word(page), 0U) << page;
+  for (std::size_t page : {2U, 300U, 599U}) EXPECT_EQ(*memory.word(page), 0U) << page;
 }
 
 TEST_F(HostMemoryTest, ReallocThatMoves) {

@@ -88,7 +88,7 @@ void publish(Mirror& mirror, const FakeDevice& device) {
 // Page 0 goes to the device and stays; 700 comes back; 900 goes back and forth; 600 is only the application's.
 void use_pages(Mirror& mirror, FakeDevice& device, TestMemory& memory) {
   publish(mirror, device);
-  for (std::size_t page : {0, 600, 700, 900}) *memory.word(page) = page + 1;
+  for (std::size_t page : {0U, 600U, 700U, 900U}) *memory.word(page) = page + 1;
   device.store<std::uint64_t>(memory.word(0), 10);
   (void)device.load(memory.word(700));
   *memory.word(700) = 5;

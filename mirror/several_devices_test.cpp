@@ -422,7 +422,7 @@ TEST_F(SeveralDevicesTest, MemoryOfOneIsFull) {
 TEST_F(SeveralDevicesTest, DeviceThatRefusesAPageLosesNothing) {
   TestMemory memory(64);
   for (std::size_t page = 0; page < 64; ++page) device(0).store(memory.word(page), page);
-  for (std::size_t page : {0, 16, 32, 48}) {
+  for (std::size_t page : {0U, 16U, 32U, 48U}) {
     device(1).fail_copies(1, ENOSPC);
     device(1).store(memory.word(page), std::uint64_t{1000});
     EXPECT_EQ(device(1).last_error(), FaultKind::kOutOfMemory);

@@ -49,7 +49,7 @@ TEST_F(SpecialMemoryTest, GuardPagesAreNoMemory) {
     MirrorOptions options;
     options.use_move = use_move;
     ASSERT_NO_FATAL_FAILURE(start(options));
-    for (std::size_t page : {3, 5, 6, 2}) exchange(memory.word(page), 10 * page);
+    for (std::size_t page : {3U, 5U, 6U, 2U}) exchange(memory.word(page), 10 * page);
     device_.load(memory.word(4));
     EXPECT_EQ(device_.last_error(), FaultKind::kInvalidAddress);
     device_.store(memory.word(4), std::uint64_t{1});
