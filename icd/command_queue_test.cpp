@@ -271,6 +271,8 @@ TEST_F(CommandQueueTest, ReleasedWithCommandsUnderWay) {
   EXPECT_EQ(copy, 3);
   EXPECT_EQ(value, 7);
   last.reset();
+  // The thread that has ended the last command lets go of the queue a moment later.
+  for (int i = 0; i < 10'000 && cl().clFinish(other) == CL_SUCCESS; ++i) usleep(1000);
   EXPECT_EQ(cl().clFinish(other), CL_INVALID_COMMAND_QUEUE);
 }
 
