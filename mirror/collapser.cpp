@@ -27,13 +27,6 @@ bool is_chosen(const char* path, std::string_view word) noexcept {
   return size > 0 && std::string_view(text, static_cast<std::size_t>(size)).find(word) != std::string_view::npos;
 }
 
-bool are_forbidden() noexcept {
-  constexpr const char* kAll = "/sys/kernel/mm/transparent_hugepage/enabled";
-  constexpr const char* kOfTwoMiB = "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled";  // 6.8
-  return is_chosen(kOfTwoMiB, "[never]") ||
-         (is_chosen(kAll, "[never]") && !is_chosen(kOfTwoMiB, "[always]") && !is_chosen(kOfTwoMiB, "[madvise]"));
-}
-
 }  // namespace
 
 void Collapser::note(std::uint64_t base) noexcept {
@@ -45,6 +38,13 @@ std::uint64_t Collapser::next_ns() const noexcept {
   return waiting_.empty() ? kNever : rests_until_ns_;
 }
 
+bool Collapser::is_forbidden() noexcept {
+  constexpr const char* kAll = "/sys/kernel/mm/transparent_hugepage/enabled";
+  constexpr const char* kOfTwoMiB = "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled";  // 6.8
+  return is_chosen(kOfTwoMiB, "[never]") ||
+         (is_chosen(kAll, "[never]") && !is_chosen(kOfTwoMiB, "[always]") && !is_chosen(kOfTwoMiB, "[madvise]"));
+}
+
 std::uint64_t Collapser::take() noexcept {
   const std::uint64_t base = waiting_.front();
   waiting_.erase(waiting_.begin());
@@ -53,7 +53,7 @@ std::uint64_t Collapser::take() noexcept {
 
 void Collapser::collapse(std::uint64_t base) noexcept {
   const std::uint64_t begin = now_ns();
-  const long error = are_forbidden() ? -EPERM : raw_syscall(SYS_madvise, base, kBlockSize, kMadvCollapse);
+  const long error = is_forbidden() ? -EPERM : raw_syscall(SYS_madvise, base, kBlockSize, kMadvCollapse);
   const std::uint64_t end = now_ns();
   rests_until_ns_ = end + kRests * (end - begin);
   if (error != 0) log_debug("the block at {:#x} stays in small pages: error {}", base, -error);

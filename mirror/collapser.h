@@ -23,9 +23,10 @@ class Collapser {
   std::uint64_t next_ns() const noexcept;
   // The block that waits the longest; only when next_ns() has come.
   std::uint64_t take() noexcept;
+  // The administrator wants no huge pages, which MADV_COLLAPSE does not ask.
+  static bool is_forbidden() noexcept;
   // All of the block at `base` is the application's own memory. Its contents stay as they are, whatever comes of it.
   void collapse(std::uint64_t base) noexcept;
-  void forget() noexcept { waiting_.clear(); }
 
  private:
   static constexpr std::size_t kMostWaiting = 512;
