@@ -3,6 +3,7 @@
 #include "mirror/collapser.h"
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <memory_resource>
@@ -92,6 +93,25 @@ TEST_F(CollapserTest, WhatTheApplicationWantsInSmallPagesStays) {
   for (int i = 0; i < 3; ++i) move_there_and_back(memory);
   wait_for_turn();
   EXPECT_FALSE(space_.is_huge(all(memory)));
+  expect_from(memory, 1);
+}
+
+TEST_F(CollapserTest, AProcessThatWantsNoHugePagesGetsNone) {
+  TestMemory memory(kBlockPages);
+  write(memory, 1);
+  allow_huge_pages(memory);
+  Collapser collapser(std::pmr::new_delete_resource());
+  const auto collapse = [&] {
+    for (int i = 0; i < 100 && !space_.is_huge(all(memory)); ++i) {
+      collapser.collapse(all(memory).start);
+      usleep(1000);
+    }
+    return space_.is_huge(all(memory));
+  };
+  ASSERT_EQ(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
+  EXPECT_FALSE(collapse());
+  ASSERT_EQ(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), 0);
+  EXPECT_TRUE(collapse());
   expect_from(memory, 1);
 }
 
